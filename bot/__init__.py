@@ -1,0 +1,1 @@
+"""glmbot's public API for plugin authors."""

@@ -1,0 +1,103 @@
+"""One tree of errors; callers decide on classes and attributes, never on texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class BotError(Exception):
+    """Anything this framework raises on purpose."""
+
+
+class ConfigError(BotError):
+    """A configuration that cannot be used: names the file, line and key, and says what to do."""
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: Path | None = None,
+        line: int | None = None,
+        key: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = file
+        self.line = line
+        self.key = key
+        self.remedy = remedy
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        text = ": ".join(part for part in (place, self.key, self.problem) if part)
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class DataError(BotError):
+    """A document, FAQ file or message that cannot be read: names the file and the row."""
+
+    def __init__(
+        self, problem: str, *, file: Path | None = None, row: int | None = None, remedy: str | None = None
+    ) -> None:
+        self.problem = problem
+        self.file = file
+        self.row = row
+        self.remedy = remedy
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        row = f"row {self.row}" if self.row is not None else None
+        text = ": ".join(str(part) for part in (self.file, row, self.problem) if part)
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class ConnectorError(BotError):
+    """A platform refused or could not be reached; `retry_after` (seconds) when trying again makes sense."""
+
+    def __init__(self, problem: str, *, retry_after: float | None = None, code: int | None = None) -> None:
+        self.problem = problem
+        self.retry_after = retry_after
+        self.code = code
+        super().__init__(problem)
+
+
+class Undeliverable(ConnectorError):
+    """The platform will never take this message (blocked, kicked, gone): do not retry."""
+
+
+class Overloaded(BotError):
+    """A bounded queue is full; the platform should send again after `retry_after` seconds."""
+
+    def __init__(self, retry_after: float = 5.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"queue full, retry after {retry_after:g} s")
+
+
+class StoreError(BotError):
+    """The database did not take a write (disk full, locked, gone): nothing was recorded."""
+
+
+class PluginError(BotError):
+    """A plugin could not be imported, configured or started."""
+
+    def __init__(self, plugin: str, problem: str) -> None:
+        self.plugin = plugin
+        self.problem = problem
+        super().__init__(f"plugin {plugin!r}: {problem}")
+
+
+class ModelBusy(BotError):
+    """The model's queue is full; `retry_after` is an honest estimate in seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"model busy, about {retry_after:g} s")
+
+
+class AskTimeout(BotError):
+    """Nobody answered `Session.ask` in time."""
+
+
+class AskCancelled(BotError):
+    """The question of `Session.ask` was called off: the talk was cleared or the bot is stopping."""

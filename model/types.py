@@ -1,0 +1,55 @@
+"""What the bot sees of a model: the `ChatModel` protocol and its plain types (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One round of a talk: what was asked and what was answered."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    """How to sample; the defaults are ChatGLM-6B's own (`spec/chatglm-6b.md`, generation)."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.95
+    top_p: float = 0.7
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer; `finish` is set on the last one."""
+
+    text: str
+    finish: Literal["stop", "length", "cancelled"] | None = None
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """A model that answers in a stream and can count tokens."""
+
+    @property
+    def name(self) -> str: ...
+
+    def count_tokens(self, text: str) -> int: ...
+
+    def chat(
+        self, query: str, history: Sequence[Turn], params: GenerationParams, *, user: str
+    ) -> AsyncIterator[Delta]:
+        """Stream the answer to `query`; `user` is the key of fairness. Raises ModelBusy-like errors."""
+        ...
+
+    async def close(self) -> None: ...
