@@ -1,0 +1,36 @@
+"""Search over FAQ entries and documents: exact look-up, fused retrieval, one calibrated confidence.
+
+numpy and the encoder are imported by the first use of the names that need them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bot.retrieval.entry import Entry, Hit
+
+if TYPE_CHECKING:
+    from bot.retrieval.dense import Encoder, load_encoder
+    from bot.retrieval.extract import best_sentences
+    from bot.retrieval.index import Index
+    from bot.retrieval.text import normalise
+
+__all__ = ["Encoder", "Entry", "Hit", "Index", "best_sentences", "load_encoder", "normalise"]
+
+_HOMES = {
+    "Encoder": "dense",
+    "Index": "index",
+    "best_sentences": "extract",
+    "load_encoder": "dense",
+    "normalise": "text",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
