@@ -1,0 +1,416 @@
+"""config.yaml: what may stand in it, what it means when it does not, and how it is read.
+
+The keys are those of the outside contract; unknown keys are errors with file, line and the nearest known key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from bot.config_errors import config_error, nearest, unset_variable, wrong
+from bot.config_values import (
+    AnyUrl,
+    BaseUrl,
+    Bytes,
+    ConfigPath,
+    Count,
+    GuardedBaseUrl,
+    GuardedUrl,
+    Identity,
+    LocalText,
+    Name,
+    NewPath,
+    NonEmpty,
+    OptionalTelegramSecret,
+    Port,
+    RateText,
+    Seconds,
+    Secret,
+    StoreUrl,
+    TelegramToken,
+    TimeZone,
+    WebhookSecrets,
+)
+from bot.errors import ConfigError
+from bot.yaml_source import KeyPath, YamlSource, dotted, load_yaml
+
+DEFAULT_FILE = Path("config.yaml")
+ANNOUNCED_CONNECTORS = ("wecom-app", "wecom-aibot", "wecom-robot", "wecom-kf")
+PluginModel = TypeVar("PluginModel", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(Section):
+    """Where the HTTP server listens, the bearer for /metrics and the admin API, the largest body (bytes)."""
+
+    host: NonEmpty = "127.0.0.1"
+    port: Port = 8080
+    admin_token: Secret | None = None
+    max_body: Bytes = 1 << 20
+
+
+class StoreSettings(Section):
+    """The database, days that rows stay, and what a commit survives (full: power loss too)."""
+
+    url: StoreUrl = Field("sqlite+aiosqlite:///glmbot.db", repr=False, validate_default=True)
+    retention_days: Count = 90
+    synchronous: Literal["normal", "full"] = "normal"
+
+
+class HistorySettings(Section):
+    """How much of a talk goes into the prompt: tokens and rounds."""
+
+    budget: Count = 768
+    rounds: Count = 20
+
+
+class DispatchSettings(Section):
+    """Handlers at once, messages waiting for one, seconds a handler may take."""
+
+    workers: Count = 64
+    queue: Count = 10_000
+    deadline: Seconds = 60.0
+
+
+def _backend(value: Any) -> Any:
+    if value == "ray":
+        raise wrong("the backend 'ray' comes with a later release", "use local or openai")
+    return value
+
+
+class ModelSettings(Section):
+    """The language model: in process (`local`), or any compatible server (`openai`)."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    backend: Annotated[Literal["local", "openai"], BeforeValidator(_backend)] = "local"
+    path: ConfigPath | None = None
+    device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
+    quantization: Literal["int4", "int8", "none"] = "int4"
+    kv_cache: Literal["auto", "fp16", "int8", "int4"] = "auto"
+    max_context: Count = 2048
+    max_new_tokens: Count = 512
+    prefixes: dict[NonEmpty, ConfigPath] = {}
+    base_url: BaseUrl | None = None
+    api_key: Secret | None = None
+    name: NonEmpty | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelSettings:
+        if self.backend == "openai" and not (self.base_url and self.name):
+            missing = "base_url" if not self.base_url else "name"
+            raise wrong(f"backend openai needs {missing}", f"add {missing}: ...")
+        if self.max_new_tokens >= self.max_context:
+            raise wrong(
+                "max_new_tokens must be less than max_context", "lower it: the question needs room too"
+            )
+        return self
+
+
+class PluginSettings(BaseModel):
+    """One plugin's entry: `enabled`, and its own settings, which its own model checks later."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    enabled: bool = True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The plugin's own keys as they stand in the file, references filled in."""
+        return dict(self.model_extra or {})
+
+
+def _empty_if_null(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Respond = Literal["mention", "faq", "all"]
+SessionStrategy = Literal["user-in-chat", "chat", "topic", "user"]
+
+
+class GroupSettings(Section):
+    """When the bot speaks in groups, and whose messages make one session."""
+
+    respond: Respond = "mention"
+    wake_words: tuple[NonEmpty, ...] = ()
+    session: SessionStrategy = "user-in-chat"
+
+
+class GroupOverride(Section):
+    """What one connector does differently from the top level `groups`."""
+
+    respond: Respond | None = None
+    wake_words: tuple[NonEmpty, ...] | None = None
+    session: SessionStrategy | None = None
+
+
+class RoleSettings(Section):
+    """Who is admin or agent, as `connector:user_id`."""
+
+    admins: tuple[Identity, ...] = ()
+    agents: tuple[Identity, ...] = ()
+
+
+class LimitSettings(Section):
+    """How many messages one user or one group may send; None is off."""
+
+    per_user: RateText | None = None
+    per_group: RateText | None = None
+
+
+class RetrievalSettings(Section):
+    """The encoder of dense retrieval, and the folder where its vectors are kept."""
+
+    encoder: NonEmpty = "fuse"
+    cache: NewPath | None = None
+
+
+class LogSettings(Section):
+    """Least level shown; format auto is console on a terminal, else json."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class ConnectorSettings(Section):
+    """What every connector has: a unique name, part of routes and identities, and its own group rules."""
+
+    name: Name
+    groups: GroupOverride = GroupOverride()
+
+
+class WebchatSettings(ConnectorSettings):
+    """The web chat page at /."""
+
+    type: Literal["webchat"] = "webchat"
+
+
+class ConsoleSettings(ConnectorSettings):
+    """Standard input and output."""
+
+    type: Literal["console"] = "console"
+
+
+class TelegramSettings(ConnectorSettings):
+    """One Telegram bot, by long polling or by webhook (`public_url` is the complete callback URL)."""
+
+    type: Literal["telegram"] = "telegram"
+    token: TelegramToken
+    api_base: GuardedBaseUrl = "https://api.telegram.org"
+    mode: Literal["polling", "webhook"] = "polling"
+    public_url: GuardedUrl | None = None
+    secret: OptionalTelegramSecret = None
+    streaming: bool = True
+    feedback: bool = True
+
+    @model_validator(mode="after")
+    def _webhook_is_complete(self) -> TelegramSettings:
+        for key in ("public_url", "secret") if self.mode == "webhook" else ():
+            if getattr(self, key) is None:
+                raise wrong(f"mode webhook needs {key}", f"add {key}: ..., or use mode: polling")
+        return self
+
+
+class WebhookSettings(ConnectorSettings):
+    """A source of Standard Webhooks; several secrets are for rotation, the first one signs what goes out."""
+
+    type: Literal["webhook"] = "webhook"
+    secret: WebhookSecrets
+    reply_url: AnyUrl | None = None
+    wait: Annotated[Seconds, Field(le=300)] = 20.0
+
+
+def _this_release_has_it(value: Any) -> Any:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind in ANNOUNCED_CONNECTORS:
+        raise wrong(
+            f"this version does not have the connector type {kind!r}, a later release brings it",
+            "use webchat, console, telegram or webhook, or take this entry out",
+        )
+    return value
+
+
+Connector = Annotated[
+    Annotated[
+        WebchatSettings | ConsoleSettings | TelegramSettings | WebhookSettings, Field(discriminator="type")
+    ],
+    BeforeValidator(_this_release_has_it),
+]
+
+
+class Config(Section):
+    """All of config.yaml."""
+
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    history: HistorySettings = HistorySettings()
+    dispatch: DispatchSettings = DispatchSettings()
+    model: ModelSettings = ModelSettings()
+    plugins: dict[NonEmpty, Annotated[PluginSettings, BeforeValidator(_empty_if_null)]] = {}
+    plugin_folders: tuple[ConfigPath, ...] = ()
+    groups: GroupSettings = GroupSettings()
+    roles: RoleSettings = RoleSettings()
+    staff_chats: tuple[Identity, ...] = ()
+    limits: LimitSettings = LimitSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    language: Literal["auto", "zh", "en"] = "auto"
+    timezone: TimeZone | None = None
+    contact: LocalText | None = None
+    messages: dict[NonEmpty, LocalText] = {}
+    log: LogSettings = LogSettings()
+    connectors: tuple[Connector, ...] = (WebchatSettings(name="site"),)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty_sections(cls, data: Any) -> Any:
+        """A key whose lines are all commented out has its default; the store is there to resolve its path."""
+        if not isinstance(data, dict):
+            return data
+        return {"store": {}, **{key: value for key, value in data.items() if value is not None}}
+
+    def groups_for(self, connector: ConnectorSettings) -> GroupSettings:
+        """The group rules of one connector: its own where given, else the top level's."""
+        return self.groups.model_copy(update=connector.groups.model_dump(exclude_none=True))
+
+    def plugin(self, name: str) -> PluginSettings:
+        """A plugin's entry; one without settings where the file does not name it."""
+        return self.plugins.get(name) or PluginSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A checked configuration, where it came from, and what the operator should be told once."""
+
+    config: Config
+    source: YamlSource
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> Path | None:
+        """The file, None for the built-in defaults."""
+        return self.source.file
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from."""
+        return self.source.base
+
+    def error(self, path: KeyPath, problem: str, remedy: str | None = None) -> ConfigError:
+        """For checks made elsewhere: an error that names the file and the line of `path`."""
+        return self.source.error(path, problem, remedy)
+
+
+def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> LoadedConfig:
+    """Read `path`, else ./config.yaml where it exists, else take the defaults. Raises ConfigError."""
+    if path is None:
+        path = DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    source = load_yaml(path, environ) if path else YamlSource(None)
+    try:
+        config = Config.model_validate(source.data, context={"base": source.base})
+    except ValidationError as error:
+        raise config_error(error, Config, source) from None
+    _check_connectors(config, source)
+    switched_off = _switched_off(config, source)
+    warnings = [
+        f"connector {config.connectors[index].name!r} is off: the environment variable {variable} is not set"
+        for index, variable in switched_off.items()
+    ]
+    warnings += _strangers(config)
+    kept = tuple(item for index, item in enumerate(config.connectors) if index not in switched_off)
+    return LoadedConfig(config.model_copy(update={"connectors": kept}), source, tuple(warnings))
+
+
+def validate_plugin_config(model: type[PluginModel], loaded: LoadedConfig, plugin_name: str) -> PluginModel:
+    """Check a plugin's settings by its own model; raises ConfigError with file, line and nearest key.
+
+    `ConfigPath` fields come back absolute. Written ones must exist; default lists keep those that do.
+    """
+    settings = loaded.config.plugin(plugin_name).settings
+    try:
+        config = model.model_validate(settings, context={"base": loaded.base})
+    except ValidationError as error:
+        raise config_error(error, model, loaded.source, ("plugins", plugin_name)) from None
+    defaults = model.model_fields.keys() - config.model_fields_set
+    return config.model_copy(
+        update={name: _default_path(getattr(config, name), loaded.base) for name in defaults}
+    )
+
+
+def _check_connectors(config: Config, source: YamlSource) -> None:
+    names: set[str] = set()
+    tokens: set[tuple[str, str]] = set()
+    singles: set[str] = set()
+    for index, item in enumerate(config.connectors):
+        here: KeyPath = ("connectors", index)
+        if item.name in names:
+            raise source.error((*here, "name"), f"the name {item.name!r} is taken", "give each its own name")
+        names.add(item.name)
+        if isinstance(item, WebchatSettings | ConsoleSettings):
+            if item.type in singles:
+                raise source.error((*here, "type"), f"there can be one {item.type} only", "take one out")
+            singles.add(item.type)
+        if isinstance(item, TelegramSettings) and item.token.get_secret_value():
+            token = (item.api_base, item.token.get_secret_value())
+            if token in tokens:
+                raise source.error((*here, "token"), "two connectors use one bot", "take one out")
+            tokens.add(token)
+
+
+def _switched_off(config: Config, source: YamlSource) -> dict[int, str]:
+    """Connectors (by index) whose secret names an unset variable; unset anywhere else is an error."""
+    off: dict[int, str] = {}
+    for path, variable in source.unset.items():
+        match path:
+            case ("connectors", int(index), str(key), *_) if _is_secret(config.connectors[index], key):
+                off.setdefault(index, variable)
+            case _:
+                raise unset_variable(source, path)
+    return off
+
+
+def _is_secret(connector: ConnectorSettings, key: str) -> bool:
+    value = getattr(connector, key)
+    return isinstance(value, SecretStr) or (
+        isinstance(value, tuple) and any(isinstance(item, SecretStr) for item in value)
+    )
+
+
+def _strangers(config: Config) -> Iterator[str]:
+    """Warnings for identities that name no connector: a typo there would silently lose an admin."""
+    names = {item.name for item in config.connectors} | {"console"}
+    lists: dict[KeyPath, tuple[str, ...]] = {
+        ("roles", "admins"): config.roles.admins,
+        ("roles", "agents"): config.roles.agents,
+        ("staff_chats",): config.staff_chats,
+    }
+    for path, identities in lists.items():
+        for index, identity in enumerate(identities):
+            name = identity.partition(":")[0]
+            if name not in names:
+                yield f"{dotted((*path, index))}: no connector is named {name!r}; {nearest(name, names)}"
+
+
+def _default_path(value: Any, base: Path) -> Any:
+    if isinstance(value, Path):
+        return base / value
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Path) for item in value):
+        return type(value)(base / item for item in value if (base / item).exists())
+    return value
