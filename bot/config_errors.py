@@ -57,14 +57,16 @@ def config_error(
     data: Any = source.data
     for part in prefix:
         data = data.get(part) or {}
-    found = []
+    found: dict[KeyPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
-        path = (*prefix, *_key_path(data, details))
-        found.append((source.line(path) or 0, path, details))
-    _, path, details = min(found, key=lambda item: item[0])
+        found.setdefault((*prefix, *_key_path(data, details)), []).append(details)
+    path = min(found, key=lambda path: source.line(path) or 0)
     if path in source.unset:
         return unset_variable(source, path)
-    return source.error(path, *_explain(details, model, path[-1] if path else ""))
+    told = dict(_explain(details, model, path[-1] if path else "") for details in found[path])
+    return source.error(
+        path, ", and ".join(told), " or ".join(dict.fromkeys(told.values()))
+    )  # of a union: all
 
 
 def unset_variable(source: YamlSource, path: KeyPath) -> ConfigError:

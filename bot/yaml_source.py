@@ -15,6 +15,7 @@ from bot.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
 
+_MERGE = "tag:yaml.org,2002:merge"
 _MAX_NODES = 200_000  # aliases multiply: ten lines of YAML can stand for gigabytes
 _REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<body>[^{}\n]*)\}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -88,9 +89,7 @@ def load_yaml(file: Path, environ: Mapping[str, str] | None = None) -> YamlSourc
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(
-            f"the character U+{ord(error.character):04X} is not allowed in YAML"
-            if isinstance(error.character, str)
-            else f"not valid YAML: {error.reason}",
+            f"the character U+{int(error.character):04X} is not allowed in YAML",
             file=file,
             line=line,
             remedy="remove it",
@@ -154,7 +153,7 @@ class _Builder:
         first_lines: dict[str, int] = {}
         for key_node, _ in node.value:
             line = key_node.start_mark.line + 1
-            key = self._key(key_node, path, line)
+            key = self._key(key_node, path)
             if key in first_lines:
                 raise ConfigError(
                     f"the key stands twice, first on line {first_lines[key]}",
@@ -164,22 +163,38 @@ class _Builder:
                     remedy="keep one of them",
                 )
             first_lines[key] = line
-        self._constructor.flatten_mapping(node)  # `<<: *defaults`; own keys come last and win
         values: dict[str, Any] = {}
+        for defaults in self._merged(node):
+            values |= self._mapping(defaults, path)
         for key_node, value_node in node.value:
-            key = self._key(key_node, path, key_node.start_mark.line + 1)
-            self._forget((*path, key))
-            self._lines[*path, key] = key_node.start_mark.line + 1
-            values[key] = self._value(value_node, (*path, key))
+            if key_node.tag != _MERGE:
+                here = (*path, self._key(key_node, path))
+                self._forget(here)
+                self._lines[here] = key_node.start_mark.line + 1
+                values[str(key_node.value)] = self._value(value_node, here)
         return values
 
-    def _key(self, node: yaml.Node, path: KeyPath, line: int) -> str:
+    def _merged(self, node: yaml.MappingNode) -> list[yaml.MappingNode]:
+        """What `<<: *defaults` or `<<: [*first, *second]` brings in, the strongest last."""
+        nodes = [value for key, value in node.value if key.tag == _MERGE]
+        nodes = [item for value in nodes for item in (value.value if value.id == "sequence" else [value])]
+        for item in nodes:
+            if not isinstance(item, yaml.MappingNode):
+                raise ConfigError(
+                    "<< merges mappings only",
+                    file=self._file,
+                    line=item.start_mark.line + 1,
+                    remedy="write <<: *name, where &name marks a mapping",
+                )
+        return nodes[::-1]
+
+    def _key(self, node: yaml.Node, path: KeyPath) -> str:
         if isinstance(node, yaml.ScalarNode) and node.value:
             return str(node.value)
         raise ConfigError(
             "a key must be plain text",
             file=self._file,
-            line=line,
+            line=node.start_mark.line + 1,
             key=dotted(path),
             remedy="put values that begin with { or [ in quotes",
         )
