@@ -1,15 +1,25 @@
 """Jobs at cron times: what `@plugin.schedule("0 9 * * *")` needs, on APScheduler 3.
 
-Cron strings have the five fields of crontab(5), with its meaning: Sunday is 0 or 7, and where both day fields are
-restricted, either one is enough.
+Cron strings have the five fields of crontab(5) and its meaning: Sunday is 0 or 7, and where both day fields
+are restricted, either one is enough.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
 
 import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.combining import OrTrigger
+from apscheduler.triggers.cron import CronTrigger
+
+from bot.errors import ConfigError
+from bot.logs import bind_trace, new_trace
 
 log = structlog.get_logger(__name__)
 Job = Callable[[], Awaitable[object]]
@@ -22,7 +32,7 @@ class Scheduler:
     """Runs jobs of plugins at cron times; each job at most once at a time, missed runs folded into one."""
 
     def __init__(self, timezone: str | None = None, *, misfire_grace: int = 300) -> None:
-        """`timezone`: such as Asia/Shanghai, None for the machine's; `misfire_grace`: seconds a run may be late."""
+        """`timezone`: a zone's name, None for the machine's; `misfire_grace`: seconds a run may be late."""
         self._timezone = ZoneInfo(timezone) if timezone else None
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": misfire_grace}
         self._scheduler = AsyncIOScheduler(job_defaults=defaults)
