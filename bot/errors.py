@@ -100,4 +100,8 @@ class AskTimeout(BotError):
 
 
 class AskCancelled(BotError):
-    """The question of `Session.ask` was called off: the talk was cleared or the bot is stopping."""
+    """The question of `Session.ask` was called off: by a command of the user, or since the bot stops."""
+
+    def __init__(self, *, stopping: bool) -> None:
+        self.stopping = stopping
+        super().__init__("the bot is stopping" if stopping else "the user gave a command instead")

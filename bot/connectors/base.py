@@ -1,0 +1,130 @@
+"""What a platform must offer to the core, and what the core offers to a platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from aiohttp import web
+
+from bot.message import Message
+from bot.reply import Outgoing, Target
+from bot.store.history import Round
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a platform can show. `unit` is what it counts `max_text` in.
+
+    `pull`: nobody is called; an answer is delivered by being committed, and the client fetches it.
+    `shows_sources`: sources are delivered beside the text, not at its end.
+    `retry_schedule`: seconds before each next try of a failed send; its last entry repeats.
+    `give_up_after`: seconds after which an unsent part is marked failed.
+    """
+
+    max_text: int = 4096
+    unit: Literal["characters", "utf16", "bytes"] = "characters"
+    pull: bool = False
+    streaming: bool = False
+    shows_sources: bool = False
+    retry_schedule: tuple[float, ...] = (1, 2, 5, 10, 30, 60)
+    give_up_after: float = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The inbox took a message (or had it already): only now may the platform be acknowledged."""
+
+    inbox_id: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How far a message has come: `done` once its inbox row is done; replies in order."""
+
+    inbox_id: int
+    done: bool
+    replies: tuple[Outgoing, ...] = ()
+
+
+@dataclass(slots=True)
+class Status:
+    """One connector's entry in /readyz."""
+
+    state: Literal["starting", "ok", "retrying", "off", "stopped"] = "starting"
+    detail: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+class Inlet(Protocol):
+    """The core, as a connector sees it."""
+
+    async def receive(self, message: Message) -> Receipt:
+        """Commit a message to the inbox. Raises Overloaded or StoreError: do not acknowledge then."""
+        ...
+
+    async def receive_many(self, messages: Sequence[Message]) -> list[Receipt]:
+        """Commit a batch in one transaction, in order. Raises like `receive`."""
+        ...
+
+    async def outcome(self, inbox_id: int, *, wait: float = 0.0) -> Outcome:
+        """What became of a message, waiting up to `wait` seconds for it to be done."""
+        ...
+
+    async def find(self, connector: str, bot: str, delivery: str) -> int | None:
+        """The inbox id of a delivery, or None."""
+        ...
+
+    async def talk(self, message: Message, limit: int) -> list[Round]:
+        """The last rounds of the session that a message from this chat and user belongs to."""
+        ...
+
+    async def chat_moved(self, connector: str, bot: str, old: str, new: str) -> None:
+        """The platform renamed a chat: rename stored sessions and unsent parts."""
+        ...
+
+
+class Connector(Protocol):
+    """One bot on one platform. `kind` is the platform, `name` the bot's name in the config."""
+
+    kind: str
+    name: str
+    capabilities: Capabilities
+    status: Status
+
+    def routes(self) -> Iterable[web.AbstractRouteDef]:
+        """HTTP routes to mount; called once before `start`."""
+        ...
+
+    async def start(self, inlet: Inlet) -> None:
+        """Begin to receive. Must return soon; a platform out of reach is retried in the background."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop receiving; sending goes on until `close`."""
+        ...
+
+    async def close(self) -> None:
+        """Give everything back."""
+        ...
+
+    async def send(self, outgoing: Outgoing) -> str | None:
+        """Send (or complete, where `edits` is set) one part; returns the platform's message id.
+
+        Raises ConnectorError (retried; after `retry_after` where given) or Undeliverable.
+        """
+        ...
+
+    async def typing(self, target: Target) -> None:
+        """Show that an answer is being written; failures are the connector's own business."""
+        ...
+
+    async def progress(self, target: Target, text: str, shown: str | None) -> str | None:
+        """Show the text so far of a streamed answer.
+
+        `shown` is the id of the message that shows it already, if any; returns its id once there is
+        one that the final `send` should edit, else None. Throttling is the connector's own business.
+        """
+        ...

@@ -1,0 +1,289 @@
+"""Inbox -> one lane per session key -> turns: order within a lane, everything else in parallel, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+import structlog
+
+from bot.catalogue import language_of
+from bot.config import Config, GroupSettings
+from bot.connectors.base import Connector, Outcome, Receipt
+from bot.errors import AskCancelled, AskTimeout, Overloaded
+from bot.limits import RateLimiter
+from bot.loader import Program
+from bot.message import Message
+from bot.reply import Outgoing
+from bot.router import split_command
+from bot.rules import Cooldowns, Facts
+from bot.session import session_key
+from bot.store.history import Round
+from bot.store.inbox import MAX_ATTEMPTS
+from bot.turn import Arrival, Desk, Turn
+
+log = structlog.get_logger(__name__)
+MAX_TEXT = 8000
+
+
+@dataclass(slots=True)
+class _Wake:
+    """A waiting question that nobody answered in time or that is called off."""
+
+    turn: Turn
+    error: AskTimeout | AskCancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A connector and the group rules that hold for it."""
+
+    connector: Connector
+    groups: GroupSettings
+
+
+class Dispatch:
+    """The core as connectors see it (`bot.connectors.base.Inlet`)."""
+
+    def __init__(
+        self, desk: Desk, program: Program, places: Mapping[tuple[str, str], Place], config: Config
+    ) -> None:
+        self.program = program
+        self._desk = desk
+        self._places = places
+        self._config = config
+        self._lanes: dict[str, deque[Arrival | _Wake]] = {}
+        self._waiting: dict[str, Turn] = {}
+        self._watchers: dict[int, list[asyncio.Future[Outcome]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._workers = asyncio.Semaphore(config.dispatch.workers)
+        self._cooldowns = Cooldowns()
+        self._per_user = RateLimiter(config.limits.per_user) if config.limits.per_user else None
+        self._per_group = RateLimiter(config.limits.per_group) if config.limits.per_group else None
+        self._stopping = False
+        self._room = asyncio.Event()
+        self.pending = 0
+
+    # -- for connectors ---------------------------------------------------------------------
+
+    async def receive(self, message: Message) -> Receipt:
+        """See `Inlet.receive`."""
+        return (await self.receive_many([message]))[0]
+
+    async def receive_many(self, messages: Sequence[Message]) -> list[Receipt]:
+        """See `Inlet.receive_many`."""
+        if self._stopping or self._is_full():
+            raise Overloaded
+        prepared = [self._prepare(message) for message in messages]
+        ids = await self._desk.inbox.accept(prepared)
+        receipts: list[Receipt] = []
+        for message, inbox_id in zip(prepared, ids, strict=True):
+            if inbox_id is None:
+                self._desk.metrics.duplicates.labels(message.connector).inc()
+                known = await self.find(message.connector, message.bot, message.delivery)
+                receipts.append(Receipt(known or 0, duplicate=True))
+                continue
+            self._desk.metrics.messages_received.labels(message.connector).inc()
+            self._enqueue(Arrival(inbox_id, message, self._refusal(message)))
+            receipts.append(Receipt(inbox_id, duplicate=False))
+        return receipts
+
+    async def outcome(self, inbox_id: int, *, wait: float = 0.0) -> Outcome:
+        """See `Inlet.outcome`."""
+        watcher = asyncio.get_running_loop().create_future()
+        watchers = self._watchers.setdefault(inbox_id, [])
+        watchers.append(watcher)
+        try:
+            if not await self._desk.inbox.is_done(inbox_id):
+                if wait <= 0:
+                    return Outcome(inbox_id, done=False)
+                outcome: Outcome = await asyncio.wait_for(watcher, wait)
+                return outcome
+        except TimeoutError:
+            return Outcome(inbox_id, done=False)
+        finally:
+            watchers.remove(watcher)
+            if not watchers:
+                self._watchers.pop(inbox_id, None)
+        replies = await self._desk.outbox_table.answers_to(inbox_id)
+        return Outcome(inbox_id, done=True, replies=tuple(replies))
+
+    async def find(self, connector: str, bot: str, delivery: str) -> int | None:
+        """See `Inlet.find`."""
+        return await self._desk.inbox.find(connector, bot, delivery)
+
+    async def talk(self, message: Message, limit: int) -> list[Round]:
+        """See `Inlet.talk`."""
+        return await self._desk.history.rounds(self._key(message), limit)
+
+    async def chat_moved(self, connector: str, bot: str, old: str, new: str) -> None:
+        """See `Inlet.chat_moved`."""
+        await self._desk.history.chat_moved(connector, bot, old, new)
+        await self._desk.outbox_table.chat_moved(connector, bot, old, new)
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def recover(self) -> int:
+        """Take up what an earlier process accepted but did not answer; returns the number of messages."""
+        count = 0
+        async for left in self._desk.inbox.unfinished():
+            place = self._places.get((left.message.connector, left.message.bot))
+            if place is None:
+                continue
+            while self._is_full():
+                self._room.clear()
+                await self._room.wait()
+            shown = None
+            if place.connector.capabilities.streaming:
+                shown = await self._desk.outbox_table.stream_of(left.inbox_id)
+            refusal = "error" if left.attempts > MAX_ATTEMPTS else ""
+            if refusal:
+                log.error("a message brought the bot down before; not tried again", trace=left.message.trace)
+            self._enqueue(Arrival(left.inbox_id, left.message, refusal, shown))
+            count += 1
+        return count
+
+    async def drain(self, timeout: float) -> bool:
+        """Take nothing new, end waiting questions politely, finish the rest. True if all was finished."""
+        self._stopping = True
+        for turn in list(self._waiting.values()):
+            self._push(turn.session, _Wake(turn, AskCancelled(stopping=True)))
+        deadline = time.monotonic() + timeout
+        while self._tasks and time.monotonic() < deadline:
+            await asyncio.wait(set(self._tasks), timeout=deadline - time.monotonic())
+        left = set(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        return not left
+
+    # -- lanes ------------------------------------------------------------------------------
+
+    def _prepare(self, message: Message) -> Message:
+        """A storable message that knows whether it is for the bot, with a trace of its own."""
+        message = message.cleaned()
+        groups = self._places[message.connector, message.bot].groups
+        text, to_me = message.text.strip(), message.mentioned or not message.chat.group
+        for word in () if to_me else groups.wake_words:
+            if text.casefold().startswith(word.casefold()):
+                text, to_me = text[len(word) :].lstrip(" ,，:：、"), True
+                break
+        to_me = to_me or groups.respond == "all" or self.program.router.knows_command(text)
+        return replace(
+            message,
+            text=text,
+            to_me=to_me,
+            trace=message.trace or uuid4().hex[:16],
+            time=message.time or time.time(),
+        )
+
+    def _refusal(self, message: Message) -> str:
+        """The catalogue key of why a message is not handled, or ""."""
+        if len(message.text) > MAX_TEXT:
+            return "too_long"
+        if message.to_me and not message.event:
+            who = f"{message.connector}:{message.bot}:{message.user.id}"
+            where = f"{message.connector}:{message.bot}:{message.chat.id}"
+            if self._per_user and self._per_user.take(who):
+                return "rate_limited"
+            if message.chat.group and self._per_group and self._per_group.take(where):
+                return "rate_limited"
+        return ""
+
+    def _key(self, message: Message) -> str:
+        place = self._places[message.connector, message.bot]
+        return session_key(message, place.groups.session)
+
+    def _is_full(self) -> bool:
+        return self.pending + self._desk.outbox.pending >= self._config.dispatch.queue
+
+    def _enqueue(self, arrival: Arrival) -> None:
+        self._push(self._key(arrival.message), arrival)
+
+    def _push(self, key: str, item: Arrival | _Wake) -> None:
+        self.pending += 1
+        lane = self._lanes.get(key)
+        if lane is not None:
+            lane.append(item)
+            return
+        self._lanes[key] = deque([item])
+        task = asyncio.create_task(self._run_lane(key), name="lane")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_lane(self, key: str) -> None:
+        lane = self._lanes[key]
+        try:
+            while lane:
+                async with self._workers:
+                    try:
+                        await self._step(key, lane[0])
+                    except Exception:
+                        log.exception("a lane failed", key=key)
+                lane.popleft()
+                self.pending -= 1
+                self._room.set()
+        finally:
+            self.pending -= len(lane)
+            del self._lanes[key]
+
+    async def _step(self, key: str, item: Arrival | _Wake) -> None:
+        """Run one message until it is answered or its handler waits for the user's next one."""
+        waiting = self._waiting.get(key)
+        if isinstance(item, _Wake):
+            if waiting is item.turn:
+                await self._go(key, waiting, item.error)
+            return
+        message = item.message
+        if waiting is not None and not item.refusal and not message.event:
+            if not self.program.router.knows_command(message.text):
+                await self._go(key, waiting, (item.inbox_id, message))
+                return
+            await self._go(key, waiting, AskCancelled(stopping=False))
+        place = self._places[message.connector, message.bot]
+        facts = Facts(key, self._roles(message), place.groups.respond, self._cooldowns)
+        language = self._language(message)
+        await self._go(key, Turn(self._desk, self.program, place.connector, item, facts, language, self))
+
+    async def _go(
+        self, key: str, turn: Turn, answer: tuple[int, Message] | AskTimeout | AskCancelled | None = None
+    ) -> None:
+        self._waiting.pop(key, None)
+        if not await turn.go(answer):
+            self._waiting[key] = turn
+            if self._stopping:
+                self._push(key, _Wake(turn, AskCancelled(stopping=True)))
+
+    def timed_out(self, turn: Turn) -> None:
+        """See `bot.turn.Lane`."""
+        if self._waiting.get(turn.session) is turn:
+            self._push(turn.session, _Wake(turn, AskTimeout("nobody answered in time")))
+
+    def answered(self, inbox_id: int, replies: tuple[Outgoing, ...]) -> None:
+        """See `bot.turn.Lane`."""
+        for watcher in self._watchers.get(inbox_id, ()):
+            if not watcher.done():
+                watcher.set_result(Outcome(inbox_id, done=True, replies=replies))
+
+    def _roles(self, message: Message) -> frozenset[str]:
+        names = {f"{message.bot}:{message.user.id}", f"{message.connector}:{message.user.id}"}
+        roles = self._config.roles
+        return frozenset(
+            role
+            for role, members in (("admins", roles.admins), ("agents", roles.agents))
+            if not names.isdisjoint(members)
+        )
+
+    def _language(self, message: Message) -> str:
+        if self._config.language != "auto":
+            return self._config.language
+        command = split_command(message.text)
+        text = command[1] if command else message.text
+        if any(char.isalpha() for char in text):
+            return language_of(text)
+        hint = message.user.language or "zh"
+        return "zh" if hint.lower().startswith("zh") else "en"

@@ -1,0 +1,234 @@
+"""Finds plugins (built-in package, user folders, entry points), loads them and isolates the ones that fail."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+import structlog
+from pydantic import BaseModel
+
+from bot.config import LoadedConfig, validate_plugin_config
+from bot.errors import BotError, ConfigError, PluginError
+from bot.inject import Call, Injector, Plan
+from bot.plugin import Handler, Plugin
+from bot.router import Router
+
+log = structlog.get_logger(__name__)
+PRIVATE_PREFIX = "glmbot_user_plugins"
+GROUP = "glmbot.plugins"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A place where a plugin may be: a module to import or a file to load."""
+
+    origin: str
+    module: str
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A plugin with its validated config, ready to be planned."""
+
+    plugin: Plugin
+    config: BaseModel
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A plugin that is off, and why."""
+
+    name: str
+    origin: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Everything that answers messages, planned and compiled; replaced as a whole."""
+
+    router: Router
+    plans: Mapping[Handler, Plan]
+    middlewares: tuple[Plan, ...]
+    loaded: tuple[Loaded, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def schedules(self) -> list[Plan]:
+        """Plans of handlers that run by the clock."""
+        return [plan for handler, plan in self.plans.items() if handler.kind == "schedule"]
+
+
+@dataclass(slots=True)
+class Plugins:
+    """What was found and could be configured, before anything is started."""
+
+    loaded: list[Loaded] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def drop(self, name: str, problem: str) -> None:
+        """Switch a plugin off; the others never notice."""
+        for item in [item for item in self.loaded if item.plugin.name == name]:
+            self.loaded.remove(item)
+            self.failures.append(Failure(name, item.origin, problem))
+            log.error("plugin is off", plugin=name, origin=item.origin, problem=problem)
+
+
+def find_plugins(folders: Iterable[Path]) -> Iterator[Found]:
+    """Built-in plugins, then entry points of the group `glmbot.plugins`, then the user's folders."""
+    package = importlib.util.find_spec("plugins")
+    for location in (package.submodule_search_locations or ()) if package else ():
+        for info in pkgutil.iter_modules([location]):
+            if info.ispkg:
+                yield Found("built-in", f"plugins.{info.name}.plugin")
+    for point in entry_points(group=GROUP):
+        yield Found(f"entry point {point.name}", point.value.partition(":")[0])
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith((".", "_")):
+                continue
+            if path.suffix == ".py" and path.is_file():
+                yield Found(str(path), f"{PRIVATE_PREFIX}.{path.stem}", path)
+            elif (path / "__init__.py").is_file():
+                yield Found(str(path), f"{PRIVATE_PREFIX}.{path.name}", path / "__init__.py")
+
+
+def load_plugins(config: LoadedConfig) -> Plugins:
+    """Import and configure every plugin that is enabled; a broken one becomes a Failure.
+
+    A wrong setting in config.yaml is the operator's to mend: it raises ConfigError. So does a setting for a
+    plugin that does not exist.
+    """
+    plugins = Plugins()
+    seen: dict[str, str] = {}
+    for found in find_plugins(config.config.plugin_folders):
+        for plugin in _import(found, plugins):
+            if plugin.name in seen:
+                problem = f"the name is taken by {seen[plugin.name]}"
+                plugins.failures.append(Failure(plugin.name, found.origin, problem))
+                log.error("plugin is off", plugin=plugin.name, origin=found.origin, problem=problem)
+                continue
+            seen[plugin.name] = found.origin
+            if config.config.plugin(plugin.name).enabled:
+                settings = validate_plugin_config(plugin.config, config, plugin.name)
+                plugins.loaded.append(Loaded(plugin, settings, found.origin))
+    known = {*seen, *(failure.name for failure in plugins.failures)}
+    for name in config.config.plugins:
+        if name not in known:
+            raise config.error(
+                ("plugins", name),
+                f"there is no plugin {name!r}",
+                f"known plugins: {', '.join(sorted(known))}",
+            )
+    return plugins
+
+
+def compile_program(plugins: Plugins, injector: Injector) -> Program:
+    """Plan every handler and build the router; a plugin whose signature cannot be served is dropped."""
+    plans: dict[Handler, Plan] = {}
+    for item in list(plugins.loaded):
+        try:
+            planned = {handler: injector.plan(handler, item.config) for handler in item.plugin.handlers}
+        except ConfigError:
+            raise
+        except BotError as error:
+            plugins.drop(item.plugin.name, str(error))
+        else:
+            plans.update(planned)
+    middlewares = sorted(
+        (plan for handler, plan in plans.items() if handler.kind == "middleware"),
+        key=lambda plan: plan.handler.priority,
+    )
+    return Program(Router(plans), plans, tuple(middlewares), tuple(plugins.loaded), tuple(plugins.failures))
+
+
+async def start_plugins(plugins: Plugins, program: Program, injector: Injector) -> Program:
+    """Run the startup handlers; a plugin that fails is dropped and the rest compiled again."""
+    failed = False
+    for item in list(plugins.loaded):
+        for handler in item.plugin.handlers:
+            if handler.kind != "startup":
+                continue
+            try:
+                await _call(program.plans[handler])
+            except ConfigError:
+                raise
+            except Exception as error:
+                log.debug("startup failed", plugin=item.plugin.name, exc_info=True)
+                plugins.drop(item.plugin.name, f"startup failed: {type(error).__name__}: {error}")
+                failed = True
+                break
+    return compile_program(plugins, injector) if failed else program
+
+
+async def stop_plugins(program: Program) -> None:
+    """Run the shutdown handlers, each whatever the others do."""
+    for handler, plan in program.plans.items():
+        if handler.kind == "shutdown":
+            try:
+                await _call(plan)
+            except Exception:
+                log.exception("shutdown of a plugin failed", plugin=handler.plugin)
+
+
+async def _call(plan: Plan) -> None:
+    result = plan(Call())
+    if inspect.isawaitable(result):
+        await result
+
+
+def _import(found: Found, plugins: Plugins) -> list[Plugin]:
+    """The plugins a module holds; a module that fails or holds none becomes a Failure."""
+    name = found.module.removesuffix(".plugin").rpartition(".")[2]
+    try:
+        module = _load_file(found) if found.file else importlib.import_module(found.module)
+        return _plugins_of(module, name)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        problem = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        plugins.failures.append(Failure(name, found.origin, problem))
+        log.error("plugin is off", plugin=name, origin=found.origin, problem=problem)
+        return []
+
+
+def _plugins_of(module: ModuleType, name: str) -> list[Plugin]:
+    held = [value for value in vars(module).values() if isinstance(value, Plugin)]
+    submodule = getattr(module, "plugin", None)
+    if not held and isinstance(submodule, ModuleType):
+        held = [value for value in vars(submodule).values() if isinstance(value, Plugin)]
+    if not held:
+        raise PluginError(name, "the module defines no Plugin; write `plugin = Plugin(...)`")
+    return list(dict.fromkeys(held))
+
+
+def _load_file(found: Found) -> ModuleType:
+    """Load a user's file under the private prefix, so that its name cannot hide an installed module."""
+    assert found.file is not None
+    if PRIVATE_PREFIX not in sys.modules:
+        sys.modules[PRIVATE_PREFIX] = ModuleType(PRIVATE_PREFIX)
+    package = [str(found.file.parent)] if found.file.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(
+        found.module, found.file, submodule_search_locations=package
+    )
+    if spec is None or spec.loader is None:
+        raise PluginError(found.module, f"{found.file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[found.module] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[found.module]
+        raise
+    return module

@@ -1,0 +1,159 @@
+"""Durable sends: one in flight per chat, retried until the platform has them, marked once it does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from bot.connectors.base import Connector
+from bot.errors import ConnectorError, StoreError, Undeliverable
+from bot.reply import Outgoing
+from bot.store.outbox import OutboxTable
+from bot.telemetry import Metrics
+
+log = structlog.get_logger(__name__)
+_Lane = tuple[str, str, str]
+
+
+class Outbox:
+    """Sends committed parts, in order per chat; `pending` counts what is not settled yet."""
+
+    def __init__(
+        self,
+        table: OutboxTable,
+        connectors: Mapping[tuple[str, str], Connector],
+        metrics: Metrics,
+    ) -> None:
+        self._table = table
+        self._connectors = connectors
+        self._metrics = metrics
+        self._lanes: dict[_Lane, deque[tuple[Outgoing, float]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+        self.pending = 0
+
+    def submit(self, parts: Iterable[Outgoing], created_at: float | None = None) -> None:
+        """Take parts whose rows are committed; their order per chat is kept."""
+        now = created_at if created_at is not None else time.time()
+        for part in parts:
+            lane = (part.target.connector, part.target.bot, part.target.chat)
+            self.pending += 1
+            queue = self._lanes.get(lane)
+            if queue is not None:
+                queue.append((part, now))
+                continue
+            self._lanes[lane] = deque([(part, now)])
+            task = asyncio.create_task(self._run(lane), name=f"outbox {lane[0]}:{lane[1]}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def recover(self) -> int:
+        """Take up what an earlier process left unsent; returns the number of parts."""
+        count = 0
+        async for part, created_at in self._table.unsent():
+            if (part.target.connector, part.target.bot) in self._connectors:
+                self.submit([part], created_at)
+                count += 1
+        return count
+
+    async def drain(self, timeout: float) -> bool:
+        """Wait for everything to be sent; what a retry still waits for stays in the store. True if empty."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout)
+        self._closing.set()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=5)
+        for task in set(self._tasks):
+            task.cancel()
+        return self.pending == 0
+
+    async def _run(self, lane: _Lane) -> None:
+        queue = self._lanes[lane]
+        connector = self._connectors.get((lane[0], lane[1]))
+        try:
+            while queue and not self._closing.is_set():
+                part, created_at = queue[0]
+                if connector is not None and not await self._deliver(connector, part, created_at):
+                    return
+                queue.popleft()
+                self.pending -= 1
+        finally:
+            del self._lanes[lane]
+
+    async def _deliver(self, connector: Connector, part: Outgoing, created_at: float) -> bool:
+        """Send until it is settled; False when the bot stops first."""
+        schedule = connector.capabilities.retry_schedule
+        attempt = 0
+        while not self._closing.is_set():
+            try:
+                platform_id = await connector.send(part)
+            except Undeliverable as error:
+                return await self._settle(connector, part, error=error.problem)
+            except ConnectorError as error:
+                delay, problem = error.retry_after, error.problem
+            except Exception as error:
+                log.exception("send failed", connector=connector.kind, bot=connector.name, outbox=part.id)
+                delay, problem = None, type(error).__name__
+            else:
+                return await self._settle(connector, part, platform_id=platform_id)
+            if time.time() - created_at > connector.capabilities.give_up_after:
+                return await self._settle(connector, part, error=f"given up: {problem}")
+            self._metrics.sends.labels(connector.kind, "retry").inc()
+            if delay is None:
+                delay = schedule[min(attempt, len(schedule) - 1)]
+            log.warning(
+                "send will be retried",
+                connector=connector.kind,
+                bot=connector.name,
+                outbox=part.id,
+                problem=problem,
+                delay=round(delay, 1),
+            )
+            attempt += 1
+            await self._pause(delay)
+        return False
+
+    async def _settle(
+        self,
+        connector: Connector,
+        part: Outgoing,
+        *,
+        platform_id: str | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """Commit the outcome; a database that does not answer is asked again, since sending twice is worse."""
+        if error is not None:
+            log.error(
+                "send failed for good",
+                connector=connector.kind,
+                bot=connector.name,
+                outbox=part.id,
+                problem=error,
+            )
+        self._metrics.sends.labels(connector.kind, "failed" if error else "sent").inc()
+        while True:
+            try:
+                await self._table.settle(part.id, platform_id=platform_id, error=error)
+            except StoreError as problem:
+                log.error("cannot mark a part as sent", outbox=part.id, problem=str(problem))
+                if self._closing.is_set():
+                    return False
+                await self._pause(1.0)
+            else:
+                return True
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+def numbered(parts: Iterable[Outgoing], ids: Mapping[str, int]) -> list[Outgoing]:
+    """The same parts with the row ids their insert returned."""
+    return [replace(part, id=ids[part.key]) for part in parts]

@@ -1,0 +1,100 @@
+"""What goes out: replies from handlers, and the parts of them that a connector sends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished answer.
+
+    `source`/`sources` name what it rests on, `feedback` offers thumbs, `choices` offers follow-up
+    questions (buttons where the platform has them), `markdown` says the text is CommonMark.
+    """
+
+    text: str
+    source: str | None = None
+    sources: tuple[str, ...] = ()
+    feedback: bool = False
+    choices: tuple[str, ...] = ()
+    markdown: bool = False
+    confidence: float | None = None
+
+    @property
+    def all_sources(self) -> tuple[str, ...]:
+        """`source` first, then `sources`, without repetition."""
+        named = (self.source, *self.sources) if self.source else self.sources
+        return tuple(dict.fromkeys(named))
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer that arrives in pieces; a bare async iterator of strings is the same without the extras."""
+
+    chunks: AsyncIterator[str]
+    sources: tuple[str, ...] = ()
+    feedback: bool = False
+    markdown: bool = False
+
+
+Answer = str | Reply | Stream | AsyncIterator[str] | None
+"""What a handler may return; None means "not mine, ask the next one"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an answer goes: the chat, and the message it answers where there is one."""
+
+    connector: str
+    bot: str
+    chat: str
+    group: bool = False
+    thread: str | None = None
+    user: str = ""
+    message_id: str = ""
+    delivery: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One part of an answer, small enough for its platform, as the outbox keeps it.
+
+    `key` stays the same over every retry (the webhook-id of a resend); `edits` is the platform's id of
+    a message already shown while streaming, which this part completes instead of sending another.
+    """
+
+    target: Target
+    text: str
+    key: str
+    id: int = 0
+    inbox_id: int | None = None
+    part: int = 0
+    final: bool = True
+    markdown: bool = False
+    feedback: bool = False
+    sources: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    edits: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Serialise what the outbox does not keep in columns of its own."""
+        row = asdict(self)
+        for column in ("id", "inbox_id", "key", "part", "edits"):
+            del row[column]
+        return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(
+        cls, payload: str, *, id: int, inbox_id: int | None, key: str, part: int, edits: str | None
+    ) -> Outgoing:
+        """Rebuild what `to_json` wrote, with the outbox's columns."""
+        row = json.loads(payload)
+        row["target"] = Target(**row["target"])
+        for name in ("sources", "choices"):
+            row[name] = tuple(row[name])
+        return cls(**row, id=id, inbox_id=inbox_id, key=key, part=part, edits=edits)

@@ -1,0 +1,173 @@
+"""The database: one group-committing writer, many readers, SQLite in WAL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Executable, event, make_url
+from sqlalchemy.engine import Row
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from bot.errors import StoreError
+
+Rows = Sequence[Row[Any]]
+MAX_GROUP = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement with the rows it is executed for; equal statements of a group run as one executemany.
+
+    Statements are module-level constants: steps are grouped by the statement's identity.
+    """
+
+    statement: Executable
+    rows: Sequence[Mapping[str, Any]]
+
+
+@dataclass(slots=True, eq=False)
+class _Unit:
+    steps: Sequence[Step]
+    done: asyncio.Future[Mapping[Executable, Rows]]
+
+
+class Store:
+    """Reads run on pooled connections; writes are units that are all or nothing.
+
+    Units that arrive while a commit is under way share the next one: under load the cost of a commit is
+    divided by their number, at rest nobody waits. When a group fails, its units are tried one by one,
+    so that one bad unit fails alone.
+    """
+
+    def __init__(self, url: str, *, synchronous: Literal["normal", "full"] = "normal") -> None:
+        parsed = make_url(url)
+        self.url = url
+        self._sqlite = parsed.get_backend_name() == "sqlite"
+        memory = self._sqlite and parsed.database in (None, "", ":memory:")
+        pool: dict[str, Any] = {"poolclass": StaticPool} if memory else {"pool_size": 4, "max_overflow": 4}
+        self.engine: AsyncEngine = create_async_engine(url, **pool)
+        if self._sqlite:
+            _tune(self.engine, synchronous)
+        self._pending: list[_Unit] = []
+        self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Start the writer; needs a running event loop."""
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_groups(), name="store-writer")
+
+    async def close(self) -> None:
+        """Finish the writes handed in and close every connection."""
+        if self._writer is not None:
+            self._closing = True
+            self._wake.set()
+            await self._writer
+            self._writer = None
+        await self.engine.dispose()
+
+    async def write(self, *steps: Step) -> Mapping[Executable, Rows]:
+        """Commit `steps` together; returns what RETURNING statements gave *for the whole group*.
+
+        Raises StoreError when nothing was written.
+        """
+        if self._writer is None or self._closing:
+            raise StoreError("the store is not open")
+        unit = _Unit(steps, asyncio.get_running_loop().create_future())
+        self._pending.append(unit)
+        self._wake.set()
+        return await unit.done
+
+    async def read(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Rows:
+        """All rows of a SELECT. Raises StoreError."""
+        try:
+            async with self.engine.connect() as connection:
+                return (await connection.execute(statement, parameters)).all()
+        except SQLAlchemyError as error:
+            raise StoreError(_reason(error)) from error
+
+    async def execute(self, statement: Executable) -> int:
+        """Run one statement in a transaction of its own; returns the number of rows it touched."""
+        async with self.session() as session:
+            result = await session.execute(statement)
+            return int(getattr(result, "rowcount", 0))
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """An ORM session in one transaction of its own, serialised with the writer. Raises StoreError."""
+        async with self._writing:
+            try:
+                async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
+                    yield session
+            except SQLAlchemyError as error:
+                raise StoreError(_reason(error)) from error
+
+    async def _write_groups(self) -> None:
+        while self._pending or not self._closing:
+            await self._wake.wait()
+            group, self._pending = self._pending[:MAX_GROUP], self._pending[MAX_GROUP:]
+            if not self._pending and not self._closing:
+                self._wake.clear()
+            if group:
+                async with self._writing:
+                    await self._commit(group)
+
+    async def _commit(self, group: Sequence[_Unit]) -> None:
+        try:
+            async with self.engine.begin() as connection:
+                returned = await _execute(connection, group)
+        except SQLAlchemyError as error:
+            if len(group) > 1 and not _is_out_of_reach(error):
+                for unit in group:
+                    await self._commit([unit])
+                return
+            for unit in group:
+                if not unit.done.done():
+                    unit.done.set_exception(StoreError(_reason(error)))
+            return
+        for unit in group:
+            if not unit.done.done():
+                unit.done.set_result(returned)
+
+
+async def _execute(connection: AsyncConnection, group: Sequence[_Unit]) -> dict[Executable, Rows]:
+    merged: dict[Executable, list[Mapping[str, Any]]] = {}
+    for unit in group:
+        for step in unit.steps:
+            merged.setdefault(step.statement, []).extend(step.rows)
+    returned: dict[Executable, Rows] = {}
+    for statement, rows in merged.items():
+        if rows:
+            result = await connection.execute(statement, rows)
+            returned[statement] = result.all() if result.returns_rows else ()
+    return returned
+
+
+def _is_out_of_reach(error: SQLAlchemyError) -> bool:
+    """Whether trying each unit alone is pointless: the database itself cannot take writes now."""
+    text = str(getattr(error, "orig", error)).lower()
+    return any(sign in text for sign in ("locked", "disk", "full", "readonly", "unable to open", "i/o"))
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """The driver's own words: SQLAlchemy's carry the statement and its parameters, users' texts included."""
+    return str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
+
+
+def _tune(engine: AsyncEngine, synchronous: str) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_pragmas(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={synchronous.upper()}")
+        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()

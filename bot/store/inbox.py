@@ -1,0 +1,161 @@
+"""The inbox: every accepted message, once, until it is answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    bindparam,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import Mapped, mapped_column
+
+from bot.message import Message
+from bot.store.base import Base
+from bot.store.engine import Step, Store
+
+_OPEN = text("done_at IS NULL")
+MAX_ATTEMPTS = 3
+PAGE = 500
+
+
+class InboxRow(Base):
+    """One delivery; `done_at` is null until its answer is committed."""
+
+    __tablename__ = "inbox"
+    __table_args__ = (
+        UniqueConstraint("connector", "bot", "delivery"),
+        Index("ix_inbox_open", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+        Index("ix_inbox_user", "connector", "user"),
+        Index("ix_inbox_received_at", "received_at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    connector: Mapped[str] = mapped_column(String(64))
+    bot: Mapped[str] = mapped_column(String(64))
+    delivery: Mapped[str] = mapped_column(String(256))
+    user: Mapped[str] = mapped_column(String(128))
+    trace: Mapped[str] = mapped_column(String(32))
+    payload: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(default=1)
+    received_at: Mapped[float] = mapped_column(default=time.time)
+    done_at: Mapped[float | None]
+
+
+_ACCEPT = (
+    insert(InboxRow)
+    .on_conflict_do_nothing(index_elements=["connector", "bot", "delivery"])
+    .returning(InboxRow.id, InboxRow.trace)
+)
+_DONE = update(InboxRow).where(InboxRow.id == bindparam("row")).values(done_at=bindparam("at"))
+_AGAIN = update(InboxRow).where(InboxRow.id == bindparam("row")).values(attempts=InboxRow.attempts + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A message that was accepted but not answered before the process ended."""
+
+    inbox_id: int
+    message: Message
+    attempts: int
+
+
+class Inbox:
+    """Accepts deliveries once and remembers which are answered."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def accept(self, messages: Sequence[Message]) -> list[int | None]:
+        """Commit new messages in order; an id each, None for one that was accepted before.
+
+        Each message needs a trace of its own: copies of a delivery may share a commit, and the trace
+        tells which of them was inserted. Raises StoreError: nothing was recorded then.
+        """
+        now = time.time()
+        rows = [
+            {
+                "connector": message.connector,
+                "bot": message.bot,
+                "delivery": message.delivery,
+                "user": message.user.id,
+                "trace": message.trace,
+                "payload": message.to_json(),
+                "attempts": 1,
+                "received_at": now,
+                "done_at": None,
+            }
+            for message in messages
+        ]
+        returned = await self._store.write(Step(_ACCEPT, rows))
+        ids = {row.trace: row.id for row in returned.get(_ACCEPT, ())}
+        return [ids.get(message.trace) for message in messages]
+
+    @staticmethod
+    def done(inbox_id: int) -> Step:
+        """The step that marks a message answered."""
+        return Step(_DONE, [{"row": inbox_id, "at": time.time()}])
+
+    async def find(self, connector: str, bot: str, delivery: str) -> int | None:
+        """The id of a delivery, if it was accepted."""
+        rows = await self._store.read(
+            select(InboxRow.id).where(
+                InboxRow.connector == connector, InboxRow.bot == bot, InboxRow.delivery == delivery
+            )
+        )
+        return rows[0].id if rows else None
+
+    async def is_done(self, inbox_id: int) -> bool:
+        """Whether a message's answer is committed."""
+        rows = await self._store.read(select(InboxRow.done_at).where(InboxRow.id == inbox_id))
+        return bool(rows) and rows[0].done_at is not None
+
+    async def unfinished(self) -> AsyncIterator[Unfinished]:
+        """What a crash left open, oldest first, each counted as one more attempt."""
+        last = 0
+        while True:
+            rows = await self._store.read(
+                select(InboxRow.id, InboxRow.payload, InboxRow.attempts)
+                .where(InboxRow.done_at.is_(None), InboxRow.id > last)
+                .order_by(InboxRow.id)
+                .limit(PAGE)
+            )
+            if not rows:
+                return
+            await self._store.write(Step(_AGAIN, [{"row": row.id} for row in rows]))
+            for row in rows:
+                yield Unfinished(row.id, Message.from_json(row.payload), row.attempts + 1)
+            last = rows[-1].id
+
+    async def count_open(self) -> int:
+        """How many messages wait for an answer."""
+        rows = await self._store.read(
+            select(func.count()).select_from(InboxRow).where(InboxRow.done_at.is_(None))
+        )
+        return int(rows[0][0])
+
+    async def erase(self, connector: str, user: str) -> int:
+        """Remove everything one user sent; returns the number of rows."""
+        return await self._store.execute(
+            delete(InboxRow).where(InboxRow.connector == connector, InboxRow.user == user)
+        )
+
+    async def expire(self, before: float) -> int:
+        """Remove answered messages received before a unix time; returns the number of rows."""
+        return await self._store.execute(
+            delete(InboxRow).where(InboxRow.received_at < before, InboxRow.done_at.is_not(None))
+        )

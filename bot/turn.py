@@ -1,0 +1,408 @@
+"""One message's way through middlewares and handlers to a committed answer."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+from uuid import uuid4
+
+import structlog
+
+from bot.catalogue import Catalogue
+from bot.connectors.base import Connector
+from bot.errors import AskCancelled, AskTimeout, ModelBusy, StoreError
+from bot.inject import Call
+from bot.live import LiveText, Typing
+from bot.loader import Program
+from bot.message import Message
+from bot.outbox import Outbox, numbered
+from bot.render import split_text
+from bot.reply import Answer, Outgoing, Reply, Stream, Target
+from bot.router import Candidate
+from bot.rules import Facts
+from bot.session import Session
+from bot.store.engine import Step, Store
+from bot.store.history import History, trim
+from bot.store.inbox import Inbox
+from bot.store.outbox import PENDING, SENT, OutboxTable
+from bot.telemetry import Metrics, bind_trace
+from model.types import ChatModel
+from model.types import Turn as Round
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every turn works with; one per running bot."""
+
+    store: Store
+    inbox: Inbox
+    outbox: Outbox
+    outbox_table: OutboxTable
+    history: History
+    catalogue: Catalogue
+    metrics: Metrics
+    model: ChatModel | None
+    deadline: float
+    history_budget: int
+    history_rounds: int
+    contact: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A committed message on its way to a turn.
+
+    `refusal` is the catalogue key of why it is not handled; `shown` is the platform's message in which
+    an answer was streaming when an earlier process died.
+    """
+
+    inbox_id: int
+    message: Message
+    refusal: str = ""
+    shown: str | None = None
+
+
+class Lane(Protocol):
+    """What a turn tells the lane it runs in."""
+
+    def timed_out(self, turn: Turn) -> None:
+        """Nobody answered what the turn asked."""
+        ...
+
+    def answered(self, inbox_id: int, replies: tuple[Outgoing, ...]) -> None:
+        """The answer to a message is committed."""
+        ...
+
+
+class Turn:
+    """Runs one message; it is the conversation behind the handler's Session.
+
+    A handler that asks back (`Session.ask`) parks its turn: the lane goes on, and hands the user's next
+    message over by `resume`.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        program: Program,
+        connector: Connector,
+        arrival: Arrival,
+        facts: Facts,
+        language: str,
+        lane: Lane,
+    ) -> None:
+        self.desk = desk
+        self.message = arrival.message
+        self.session = facts.session
+        self.plugin = ""
+        self._inbox_id = arrival.inbox_id
+        self._refusal = arrival.refusal
+        self._shown = arrival.shown
+        self._program = program
+        self._connector = connector
+        self._facts = facts
+        self._language = language
+        self._lane = lane
+        self._open = True
+        self._replies: list[Outgoing] = []
+        self._asked: asyncio.Future[tuple[int, Message]] | None = None
+        self._deadline: asyncio.Timeout | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._pause: asyncio.Future[None]
+
+    # -- for the lane -----------------------------------------------------------------------
+
+    async def go(self, answer: tuple[int, Message] | AskTimeout | AskCancelled | None = None) -> bool:
+        """Run until the message is answered (True) or the handler asks back (False: go on with an answer).
+
+        Cancelling it cancels the handler.
+        """
+        self._pause = asyncio.get_running_loop().create_future()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="turn")
+        elif self._asked is not None and not self._asked.done():
+            if isinstance(answer, tuple):
+                self._asked.set_result(answer)
+            elif answer is not None:
+                self._asked.set_exception(answer)
+        try:
+            await self._pause
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+        if self._asked is not None:
+            return False
+        await self._task
+        return True
+
+    # -- the way of the message -------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Answer the message; whatever a handler does, the inbox row ends up done."""
+        bind_trace(self.message.trace)
+        try:
+            await self._finish(Reply(self.text(self._refusal)) if self._refusal else await self._answer())
+        finally:
+            if not self._pause.done():
+                self._pause.set_result(None)
+
+    async def _answer(self) -> Reply | Stream | None:
+        typing = Typing(self._connector, self._target())
+        if self.message.to_me and not self.message.event and not self._connector.capabilities.pull:
+            typing.start()
+        answer: Reply | Stream | None
+        try:
+            async with asyncio.timeout(self.desk.deadline) as self._deadline:
+                answer = await self._through_middlewares(self.message)
+                if isinstance(answer, Stream):
+                    answer = await self._play(answer)
+        except TimeoutError:
+            log.error("handler took too long", plugin=self.plugin, deadline=self.desk.deadline)
+            answer = self._failed()
+        except AskTimeout:
+            answer = Reply(self.text("ask_timeout"))
+        except AskCancelled as cancelled:
+            answer = Reply(self.text("ask_cancelled_restart")) if cancelled.stopping else None
+        except ModelBusy as busy:
+            answer = Reply(self.text("busy", seconds=max(1, round(busy.retry_after))))
+        except Exception:
+            log.exception("handler failed", plugin=self.plugin)
+            answer = self._failed()
+        finally:
+            typing.stop()
+        return answer
+
+    async def _through_middlewares(self, message: Message) -> Reply | Stream | None:
+        async def step(index: int, message: Message) -> Answer:
+            self.message = message
+            if index == len(self._program.middlewares) or message.event:
+                return await self._ask_handlers()
+            plan = self._program.middlewares[index]
+            self.plugin = plan.handler.plugin
+            call = Call(message, self._handle(), next=lambda changed: step(index + 1, changed))
+            answer: Answer = await plan(call)
+            return answer
+
+        return _normal(await step(0, message))
+
+    async def _ask_handlers(self) -> Reply | Stream | None:
+        for candidate in self._program.router.route(self.message):
+            self.plugin = candidate.handler.plugin
+            refused = self._refused_by(candidate)
+            if refused is not None:
+                if refused:
+                    return Reply(self.text(refused))
+                continue
+            plan = self._program.plans[candidate.handler]
+            call = Call(self.message, self._handle(), candidate.args, candidate.match)
+            started = perf_counter()
+            result = plan(call)
+            if inspect.isawaitable(result):
+                result = await result
+            self.desk.metrics.handler_seconds.labels(self.plugin).observe(perf_counter() - started)
+            answer = _normal(result)
+            if answer is not None:
+                return answer
+        self.plugin = ""
+        if self.message.event or not self.message.to_me:
+            return None
+        return Reply(self.text("unknown", contact=self.desk.contact))
+
+    def _refused_by(self, candidate: Candidate) -> str | None:
+        """None to go on, "" to skip the handler, or the catalogue key of what to tell the user."""
+        for rule in candidate.handler.rules:
+            if not rule(self.message, self._facts):
+                tell = rule.denial if candidate.handler.kind == "command" else None
+                return tell or ""
+        return None
+
+    def _handle(self) -> Session:
+        return Session(self.session, self._language, self)
+
+    def _failed(self) -> Reply | None:
+        self.desk.metrics.handler_errors.labels(self.plugin).inc()
+        return Reply(self.text("error")) if self.message.to_me and not self.message.event else None
+
+    async def _play(self, stream: Stream) -> Reply | None:
+        """Show a streamed answer as it grows; returns it whole, None when it stayed blank."""
+        live = LiveText(self._connector, self._target(), self._shown, self._remember)
+        try:
+            text = await live.play(stream.chunks, lambda: self._push_deadline(self.desk.deadline))
+        finally:
+            self._shown = live.shown
+        if not text.strip():
+            return None
+        return Reply(text, sources=stream.sources, feedback=stream.feedback, markdown=stream.markdown)
+
+    async def _remember(self, shown: str) -> None:
+        """Keep the platform's message id before the answer is whole: after a crash that message is edited."""
+        marker = Outgoing(self._target(), "", uuid4().hex, inbox_id=self._inbox_id, edits=shown)
+        await self.desk.outbox_table.stream_started(marker)
+
+    # -- what a Session can do --------------------------------------------------------------
+
+    async def ask(self, question: str | Reply, timeout: float) -> Message:
+        """Commit the question, give the lane back, wait for the next message (see Session.ask)."""
+        reply = question if isinstance(question, Reply) else Reply(question)
+        await self._commit(reply)
+        loop = asyncio.get_running_loop()
+        self._asked = loop.create_future()
+        self._push_deadline(None)
+        timer = loop.call_later(timeout, self._lane.timed_out, self)
+        self._pause.set_result(None)
+        try:
+            self._inbox_id, self.message = await self._asked
+            self._open = True
+        finally:
+            timer.cancel()
+            self._asked = None
+            self._push_deadline(self.desk.deadline)
+        return self.message
+
+    async def say(self, reply: str | Reply) -> None:
+        """Send at once; the message stays unanswered until the handler returns."""
+        await self._commit(reply if isinstance(reply, Reply) else Reply(reply), finish=False)
+
+    async def history(self) -> Sequence[Round]:
+        """The rounds that fit the prompt's budget."""
+        rounds = await self.desk.history.rounds(self.session, self.desk.history_rounds)
+        turns = [Round(item.question, item.answer) for item in rounds]
+        count = self.desk.model.count_tokens if self.desk.model else len
+        return await asyncio.to_thread(trim, turns, self.desk.history_budget, count)
+
+    async def clear(self) -> int:
+        """Forget the session's rounds."""
+        return await self.desk.history.clear(self.session)
+
+    def text(self, key: str, **fields: object) -> str:
+        """A catalogue text in the user's language."""
+        return self.desk.catalogue.text(key, self._language, **fields)
+
+    # -- committing -------------------------------------------------------------------------
+
+    async def _finish(self, answer: Reply | Stream | None) -> None:
+        """Commit the answer; while the database takes no writes the lane waits, and nothing is lost."""
+        reply = answer if isinstance(answer, Reply) else None
+        delay = 1.0
+        while True:
+            try:
+                await self._commit(reply)
+            except StoreError as error:
+                log.error("cannot commit an answer", problem=str(error), retry_in=delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 30.0)
+            else:
+                break
+        if reply is not None:
+            self.desk.metrics.messages_answered.labels(self.plugin or "none").inc()
+
+    async def _commit(self, reply: Reply | None, *, finish: bool = True) -> None:
+        """One transaction: the round of history, the outbox rows, and the inbox row done."""
+        pull = self._connector.capabilities.pull
+        parts = self._compose(reply, finish) if reply else []
+        steps: list[Step] = []
+        if finish and self._open:
+            steps.append(Inbox.done(self._inbox_id))
+            if reply and not self.message.event:
+                steps.append(self._round(reply))
+            if self._shown is not None:
+                steps.append(OutboxTable.drop_stream(self._inbox_id))
+        if parts:
+            steps.append(OutboxTable.add(parts, state=SENT if pull else PENDING))
+        if not steps:
+            return
+        returned = await self.desk.store.write(*steps)
+        parts = numbered(parts, OutboxTable.added(returned))
+        self._replies += parts
+        if finish and self._open:
+            self._open = False
+            self._shown = None
+            self._lane.answered(self._inbox_id, tuple(self._replies))
+            self._replies.clear()
+        if pull:
+            await self._notify(parts)
+        else:
+            self.desk.outbox.submit(parts)
+
+    async def _notify(self, parts: Sequence[Outgoing]) -> None:
+        """Tell a connector whose clients fetch that there is something to fetch."""
+        for part in parts:
+            try:
+                await self._connector.send(part)
+            except Exception:
+                log.exception("cannot notify a client", connector=self._connector.kind)
+
+    def _round(self, reply: Reply) -> Step:
+        return History.add(
+            self.session,
+            self.message,
+            self._inbox_id,
+            self.plugin,
+            reply.text,
+            reply.all_sources,
+            reply.confidence,
+        )
+
+    def _compose(self, reply: Reply, finish: bool) -> list[Outgoing]:
+        """Parts that fit the platform, the last one with the buttons."""
+        able = self._connector.capabilities
+        text = reply.text
+        if reply.sources and not able.shows_sources:
+            text = f"{text}\n\n{self.text('sources')}{'; '.join(reply.sources)}"
+        pieces = split_text(text, able.max_text, able.unit, markdown=reply.markdown)
+        last = len(pieces) - 1
+        return [
+            Outgoing(
+                self._target(),
+                piece,
+                uuid4().hex,
+                inbox_id=self._inbox_id,
+                part=number,
+                final=finish and number == last,
+                markdown=reply.markdown,
+                feedback=reply.feedback and number == last,
+                sources=reply.all_sources,
+                choices=reply.choices if number == last else (),
+                edits=self._shown if finish and number == 0 else None,
+            )
+            for number, piece in enumerate(pieces)
+        ]
+
+    def _target(self) -> Target:
+        message = self.message
+        return Target(
+            message.connector,
+            message.bot,
+            message.chat.id,
+            group=message.chat.group,
+            thread=message.chat.thread,
+            user=message.user.id,
+            message_id=message.id,
+            delivery=message.delivery,
+        )
+
+    def _push_deadline(self, seconds: float | None) -> None:
+        """Start the handler's time anew: it is not counted while a user or a model is the slow one."""
+        if self._deadline is not None and not self._deadline.expired():
+            now = asyncio.get_running_loop().time()
+            self._deadline.reschedule(None if seconds is None else now + seconds)
+
+
+def _normal(result: object) -> Reply | Stream | None:
+    """What a handler returned, as one of three; blank answers count as none. Raises TypeError."""
+    if result is None or isinstance(result, Stream):
+        return result
+    if isinstance(result, str):
+        result = Reply(result)
+    if isinstance(result, Reply):
+        return result if result.text.strip() else None
+    if isinstance(result, AsyncIterator):
+        return Stream(result)
+    kind = type(result).__name__
+    raise TypeError(f"a handler returned {kind}; return str, Reply, Stream, an async iterator or None")
