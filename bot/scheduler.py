@@ -90,11 +90,12 @@ class Scheduler:
         with bind_trace(new_trace(), job=name, plugin=plugin):
             try:
                 await job()
-            except asyncio.CancelledError:
-                log.warning("scheduled job was cut off")
-                raise
+            except (
+                asyncio.CancelledError
+            ):  # by stop(): the task ends here, APScheduler would call it an error
+                log.warning("scheduled job was cut off", plugin=plugin, job=name)
             except Exception:
-                log.exception("scheduled job failed")
+                log.exception("scheduled job failed", plugin=plugin, job=name)
             finally:
                 self._running.discard(task)
 

@@ -22,9 +22,9 @@ UNKNOWN = "unknown"
 class LoopWatchdog:
     """A beat on the loop, and a thread that looks at the loop's stack when the beat does not come.
 
-    `folders` maps a plugin's file or folder (as in its `__file__`) to its name, `current` a running task to its
-    plugin; both may change while the bot runs. A stall is more than `threshold` seconds; each gives one warning,
-    when the loop moves again or after `patience` seconds.
+    `folders` maps a plugin's file or folder (as in `__file__`) to its name, `current` a running task to its
+    plugin; both may change while the bot runs. A stall is more than `threshold` seconds; each one gives one
+    warning, when the loop moves again or after `patience` seconds.
     """
 
     def __init__(
