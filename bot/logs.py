@@ -55,7 +55,6 @@ def configure_logging(config: Config, stream: TextIO | None = None) -> None:
         merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
-        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=as_json),
     ]
     handler = logging.StreamHandler(stream)
