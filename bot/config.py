@@ -317,6 +317,13 @@ class LoadedConfig:
         """For checks made elsewhere: an error that names the file and the line of `path`."""
         return self.source.error(path, problem, remedy)
 
+    def located(self, error: ConfigError) -> ConfigError:
+        """An error that knows its key only (`messages.hello`), with the file and the line of that key."""
+        path = next((path for path in self.source.lines if dotted(path) == error.key), None)
+        if error.file is not None or path is None:
+            return error
+        return self.source.error(path, error.problem, error.remedy)
+
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> LoadedConfig:
     """Read `path`, else ./config.yaml where it exists, else take the defaults. Raises ConfigError."""

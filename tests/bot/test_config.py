@@ -468,6 +468,14 @@ def test_other_modules_report_with_the_line(load: Any) -> None:
     assert str(error).endswith("config.yaml:2: retrieval.encoder: unknown; use fuse")
 
 
+def test_an_error_that_knows_its_key_only_gets_its_line(load: Any) -> None:
+    loaded = load("messages:\n  page.title: {zh: 店}\n")
+    located = loaded.located(ConfigError("unknown message", key="messages.page.title", remedy="remove it"))
+    assert (located.line, located.key, located.problem) == (2, "messages.page.title", "unknown message")
+    elsewhere = ConfigError("unknown", key="messages.gone")
+    assert loaded.located(elsewhere) is elsewhere
+
+
 # --- rates and schema ---
 
 
