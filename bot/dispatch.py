@@ -19,15 +19,13 @@ from bot.limits import RateLimiter
 from bot.loader import Program
 from bot.message import Message
 from bot.reply import Outgoing
-from bot.router import split_command
 from bot.rules import Cooldowns, Facts
 from bot.session import session_key
 from bot.store.history import Round
 from bot.store.inbox import MAX_ATTEMPTS
-from bot.turn import Arrival, Desk, Turn
+from bot.turn import MAX_TEXT, Arrival, Desk, Turn
 
 log = structlog.get_logger(__name__)
-MAX_TEXT = 8000
 
 
 @dataclass(slots=True)
@@ -88,7 +86,7 @@ class Dispatch:
                 receipts.append(Receipt(known or 0, duplicate=True))
                 continue
             self._desk.metrics.messages_received.labels(message.connector).inc()
-            self._enqueue(Arrival(inbox_id, message, self._refusal(message)))
+            self._enqueue(self._arrive(inbox_id, message))
             receipts.append(Receipt(inbox_id, duplicate=False))
         return receipts
 
@@ -143,7 +141,7 @@ class Dispatch:
             refusal = "error" if left.attempts > MAX_ATTEMPTS else ""
             if refusal:
                 log.error("a message brought the bot down before; not tried again", trace=left.message.trace)
-            self._enqueue(Arrival(left.inbox_id, left.message, refusal, shown))
+            self._enqueue(Arrival(left.inbox_id, left.message, refusal, shown=shown))
             count += 1
         return count
 
@@ -181,18 +179,17 @@ class Dispatch:
             time=message.time or time.time(),
         )
 
-    def _refusal(self, message: Message) -> str:
-        """The catalogue key of why a message is not handled, or ""."""
+    def _arrive(self, inbox_id: int, message: Message) -> Arrival:
+        """The message as its lane gets it: refused when it is too long or one too many."""
         if len(message.text) > MAX_TEXT:
-            return "too_long"
+            return Arrival(inbox_id, message, refusal="too_long")
+        wait = 0.0
         if message.to_me and not message.event:
-            who = f"{message.connector}:{message.bot}:{message.user.id}"
-            where = f"{message.connector}:{message.bot}:{message.chat.id}"
-            if self._per_user and self._per_user.take(who):
-                return "rate_limited"
-            if message.chat.group and self._per_group and self._per_group.take(where):
-                return "rate_limited"
-        return ""
+            if self._per_user:
+                wait = self._per_user.take(f"{message.bot}:{message.user.id}")
+            if self._per_group and message.chat.group:
+                wait = wait or self._per_group.take(f"{message.bot}:{message.chat.id}")
+        return Arrival(inbox_id, message, refusal="rate_limited" if wait else "", wait=wait)
 
     def _key(self, message: Message) -> str:
         place = self._places[message.connector, message.bot]
@@ -281,9 +278,5 @@ class Dispatch:
     def _language(self, message: Message) -> str:
         if self._config.language != "auto":
             return self._config.language
-        command = split_command(message.text)
-        text = command[1] if command else message.text
-        if any(char.isalpha() for char in text):
-            return language_of(text)
         hint = message.user.language or "zh"
-        return "zh" if hint.lower().startswith("zh") else "en"
+        return language_of(message.text, "zh" if hint.lower().startswith("zh") else "en")

@@ -12,9 +12,10 @@ import structlog
 
 from bot.connectors.base import Connector
 from bot.errors import ConnectorError, StoreError, Undeliverable
+from bot.metrics import Metrics
+from bot.metrics import Outcome as Sent
 from bot.reply import Outgoing
 from bot.store.outbox import OutboxTable
-from bot.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 _Lane = tuple[str, str, str]
@@ -103,7 +104,7 @@ class Outbox:
                 return await self._settle(connector, part, platform_id=platform_id)
             if time.time() - created_at > connector.capabilities.give_up_after:
                 return await self._settle(connector, part, error=f"given up: {problem}")
-            self._metrics.sends.labels(connector.kind, "retry").inc()
+            self._metrics.sends.labels(connector.name, Sent.RETRIED).inc()
             if delay is None:
                 delay = schedule[min(attempt, len(schedule) - 1)]
             log.warning(
@@ -126,7 +127,7 @@ class Outbox:
         platform_id: str | None = None,
         error: str | None = None,
     ) -> bool:
-        """Commit the outcome; a database that does not answer is asked again, since sending twice is worse."""
+        """Commit the outcome, again and again if need be: sending twice would be worse than waiting."""
         if error is not None:
             log.error(
                 "send failed for good",
@@ -135,7 +136,7 @@ class Outbox:
                 outbox=part.id,
                 problem=error,
             )
-        self._metrics.sends.labels(connector.kind, "failed" if error else "sent").inc()
+        self._metrics.sends.labels(connector.name, Sent.FAILED if error else Sent.SENT).inc()
         while True:
             try:
                 await self._table.settle(part.id, platform_id=platform_id, error=error)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 import structlog
 
 from bot.catalogue import Catalogue
+from bot.compose import compose, target_of, with_sources
 from bot.connectors.base import Connector
 from bot.errors import AskCancelled, AskTimeout, ModelBusy, StoreError
 from bot.inject import Call
 from bot.live import LiveText, Typing
 from bot.loader import Program
+from bot.logs import bind_trace
 from bot.message import Message
+from bot.metrics import Metrics
 from bot.outbox import Outbox, numbered
-from bot.render import split_text
 from bot.reply import Answer, Outgoing, Reply, Stream, Target
 from bot.router import Candidate
 from bot.rules import Facts
@@ -29,11 +31,11 @@ from bot.store.engine import Step, Store
 from bot.store.history import History, trim
 from bot.store.inbox import Inbox
 from bot.store.outbox import PENDING, SENT, OutboxTable
-from bot.telemetry import Metrics, bind_trace
 from model.types import ChatModel
 from model.types import Turn as Round
 
 log = structlog.get_logger(__name__)
+MAX_TEXT = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +53,22 @@ class Desk:
     deadline: float
     history_budget: int
     history_rounds: int
-    contact: str
+    current: dict[asyncio.Task[Any] | None, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A committed message on its way to a turn.
 
-    `refusal` is the catalogue key of why it is not handled; `shown` is the platform's message in which
+    `refusal` is the catalogue key of why it is not handled, `wait` the seconds it tells the user to wait;
+    `shown` is the platform's message in which
     an answer was streaming when an earlier process died.
     """
 
     inbox_id: int
     message: Message
     refusal: str = ""
+    wait: float = 0.0
     shown: str | None = None
 
 
@@ -102,7 +106,7 @@ class Turn:
         self.session = facts.session
         self.plugin = ""
         self._inbox_id = arrival.inbox_id
-        self._refusal = arrival.refusal
+        self._arrival = arrival
         self._shown = arrival.shown
         self._program = program
         self._connector = connector
@@ -145,12 +149,18 @@ class Turn:
 
     async def _run(self) -> None:
         """Answer the message; whatever a handler does, the inbox row ends up done."""
-        bind_trace(self.message.trace)
         try:
-            await self._finish(Reply(self.text(self._refusal)) if self._refusal else await self._answer())
+            with bind_trace(self.message.trace):
+                await self._finish(Reply(self.text(self._refusal)) if self._refusal else await self._answer())
         finally:
+            self.desk.current.pop(asyncio.current_task(), None)
             if not self._pause.done():
                 self._pause.set_result(None)
+
+    def _refuse(self) -> Reply:
+        """The answer to a message that is not handled, in place of a handler's."""
+        wait = max(1, round(self._arrival.wait))
+        return Reply(self.text(self._arrival.refusal, seconds=wait, limit=MAX_TEXT))
 
     async def _answer(self) -> Reply | Stream | None:
         typing = Typing(self._connector, self._target())
@@ -194,6 +204,7 @@ class Turn:
     async def _ask_handlers(self) -> Reply | Stream | None:
         for candidate in self._program.router.route(self.message):
             self.plugin = candidate.handler.plugin
+            self.desk.current[asyncio.current_task()] = self.plugin
             refused = self._refused_by(candidate)
             if refused is not None:
                 if refused:
@@ -212,7 +223,9 @@ class Turn:
         self.plugin = ""
         if self.message.event or not self.message.to_me:
             return None
-        return Reply(self.text("unknown", contact=self.desk.contact))
+        if not self.message.text:
+            return Reply(self.text("unsupported"))
+        return Reply(self.text("unknown", contact=self.text("contact")))
 
     def _refused_by(self, candidate: Candidate) -> str | None:
         """None to go on, "" to skip the handler, or the catalogue key of what to tell the user."""
@@ -305,7 +318,7 @@ class Turn:
     async def _commit(self, reply: Reply | None, *, finish: bool = True) -> None:
         """One transaction: the round of history, the outbox rows, and the inbox row done."""
         pull = self._connector.capabilities.pull
-        parts = self._compose(reply, finish) if reply else []
+        parts = self._parts(reply, finish) if reply else []
         steps: list[Step] = []
         if finish and self._open:
             steps.append(Inbox.done(self._inbox_id))
@@ -349,43 +362,17 @@ class Turn:
             reply.confidence,
         )
 
-    def _compose(self, reply: Reply, finish: bool) -> list[Outgoing]:
-        """Parts that fit the platform, the last one with the buttons."""
+    def _parts(self, reply: Reply, finish: bool) -> list[Outgoing]:
         able = self._connector.capabilities
-        text = reply.text
-        if reply.sources and not able.shows_sources:
-            text = f"{text}\n\n{self.text('sources')}{'; '.join(reply.sources)}"
-        pieces = split_text(text, able.max_text, able.unit, markdown=reply.markdown)
-        last = len(pieces) - 1
-        return [
-            Outgoing(
-                self._target(),
-                piece,
-                uuid4().hex,
-                inbox_id=self._inbox_id,
-                part=number,
-                final=finish and number == last,
-                markdown=reply.markdown,
-                feedback=reply.feedback and number == last,
-                sources=reply.all_sources,
-                choices=reply.choices if number == last else (),
-                edits=self._shown if finish and number == 0 else None,
-            )
-            for number, piece in enumerate(pieces)
-        ]
+        parts = compose(with_sources(reply, able, self.text), able, self._target(), self._inbox_id)
+        if not finish:
+            return [replace(part, final=False) for part in parts]
+        if parts and self._shown is not None:
+            parts[0] = replace(parts[0], edits=self._shown)
+        return parts
 
     def _target(self) -> Target:
-        message = self.message
-        return Target(
-            message.connector,
-            message.bot,
-            message.chat.id,
-            group=message.chat.group,
-            thread=message.chat.thread,
-            user=message.user.id,
-            message_id=message.id,
-            delivery=message.delivery,
-        )
+        return target_of(self.message)
 
     def _push_deadline(self, seconds: float | None) -> None:
         """Start the handler's time anew: it is not counted while a user or a model is the slow one."""

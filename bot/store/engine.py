@@ -47,7 +47,7 @@ class Store:
 
     def __init__(self, url: str, *, synchronous: Literal["normal", "full"] = "normal") -> None:
         parsed = make_url(url)
-        self.url = url
+        self.place = parsed.render_as_string(hide_password=True)
         self._sqlite = parsed.get_backend_name() == "sqlite"
         memory = self._sqlite and parsed.database in (None, "", ":memory:")
         pool: dict[str, Any] = {"poolclass": StaticPool} if memory else {"pool_size": 4, "max_overflow": 4}

@@ -180,6 +180,7 @@ class History:
             delete(HistoryRow).where(HistoryRow.connector == connector, HistoryRow.user == user)
         )
 
-    async def expire(self, before: float) -> int:
-        """Remove rounds older than a unix time; returns their number."""
-        return await self._store.execute(delete(HistoryRow).where(HistoryRow.created_at < before))
+    async def expire(self, before: float, limit: int = 2000) -> int:
+        """Remove up to `limit` rounds made before a unix time; returns their number."""
+        old = select(HistoryRow.id).where(HistoryRow.created_at < before).limit(limit)
+        return await self._store.execute(delete(HistoryRow).where(HistoryRow.id.in_(old)))

@@ -154,8 +154,11 @@ class Inbox:
             delete(InboxRow).where(InboxRow.connector == connector, InboxRow.user == user)
         )
 
-    async def expire(self, before: float) -> int:
-        """Remove answered messages received before a unix time; returns the number of rows."""
-        return await self._store.execute(
-            delete(InboxRow).where(InboxRow.received_at < before, InboxRow.done_at.is_not(None))
+    async def expire(self, before: float, limit: int = 2000) -> int:
+        """Remove up to `limit` answered messages received before a unix time; returns their number."""
+        old = (
+            select(InboxRow.id)
+            .where(InboxRow.received_at < before, InboxRow.done_at.is_not(None))
+            .limit(limit)
         )
+        return await self._store.execute(delete(InboxRow).where(InboxRow.id.in_(old)))

@@ -38,7 +38,6 @@ class OutboxRow(Base):
         Index("ix_outbox_open", "id", sqlite_where=text("state = 0"), postgresql_where=text("state = 0")),
         Index("ix_outbox_inbox_id", "inbox_id"),
         Index("ix_outbox_key", "key", unique=True),
-        Index("ix_outbox_chat", "connector", "bot", "chat", "id"),
         Index("ix_outbox_user", "connector", "user"),
         Index("ix_outbox_created_at", "created_at"),
         {"sqlite_autoincrement": True},
@@ -204,8 +203,11 @@ class OutboxTable:
             delete(OutboxRow).where(OutboxRow.connector == connector, OutboxRow.user == user)
         )
 
-    async def expire(self, before: float) -> int:
-        """Remove sent and failed parts older than a unix time; returns their number."""
-        return await self._store.execute(
-            delete(OutboxRow).where(OutboxRow.created_at < before, OutboxRow.state.in_((SENT, FAILED)))
+    async def expire(self, before: float, limit: int = 2000) -> int:
+        """Remove up to `limit` sent and failed parts made before a unix time; returns their number."""
+        old = (
+            select(OutboxRow.id)
+            .where(OutboxRow.created_at < before, OutboxRow.state.in_((SENT, FAILED)))
+            .limit(limit)
         )
+        return await self._store.execute(delete(OutboxRow).where(OutboxRow.id.in_(old)))
