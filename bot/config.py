@@ -23,6 +23,7 @@ from pydantic import (
 from bot.config_errors import config_error, nearest, unset_variable, wrong
 from bot.config_values import (
     AnyUrl,
+    Backend,
     BaseUrl,
     Bytes,
     ConfigPath,
@@ -43,12 +44,12 @@ from bot.config_values import (
     TelegramToken,
     TimeZone,
     WebhookSecrets,
+    refuse_announced,
 )
 from bot.errors import ConfigError
 from bot.yaml_source import KeyPath, YamlSource, dotted, load_yaml
 
 DEFAULT_FILE = Path("config.yaml")
-ANNOUNCED_CONNECTORS = ("wecom-app", "wecom-aibot", "wecom-robot", "wecom-kf")
 PluginModel = TypeVar("PluginModel", bound=BaseModel)
 
 
@@ -90,18 +91,12 @@ class DispatchSettings(Section):
     deadline: Seconds = 60.0
 
 
-def _backend(value: Any) -> Any:
-    if value == "ray":
-        raise wrong("the backend 'ray' comes with a later release", "use local or openai")
-    return value
-
-
 class ModelSettings(Section):
     """The language model: in process (`local`), or any compatible server (`openai`)."""
 
     model_config = ConfigDict(protected_namespaces=())
 
-    backend: Annotated[Literal["local", "openai"], BeforeValidator(_backend)] = "local"
+    backend: Backend = "local"
     path: ConfigPath | None = None
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     quantization: Literal["int4", "int8", "none"] = "int4"
@@ -238,21 +233,11 @@ class WebhookSettings(ConnectorSettings):
     wait: Annotated[Seconds, Field(le=300)] = 20.0
 
 
-def _this_release_has_it(value: Any) -> Any:
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind in ANNOUNCED_CONNECTORS:
-        raise wrong(
-            f"this version does not have the connector type {kind!r}, a later release brings it",
-            "use webchat, console, telegram or webhook, or take this entry out",
-        )
-    return value
-
-
 Connector = Annotated[
     Annotated[
         WebchatSettings | ConsoleSettings | TelegramSettings | WebhookSettings, Field(discriminator="type")
     ],
-    BeforeValidator(_this_release_has_it),
+    BeforeValidator(refuse_announced),
 ]
 
 

@@ -26,12 +26,9 @@ _REMEDIES = {
     "bool_type": "write true or false",
     "list_type": "write a list: [one, two]",
     "tuple_type": "write a list: [one, two]",
-    "dict_type": "write keys and values below it",
-    "model_type": "write keys and values below it",
-    "model_attributes_type": "write keys and values below it",
     "path_type": "write a path as text",
-    "union_tag_not_found": "say which kind it is",
 }
+_MAPPINGS = ("dict_type", "model_type", "model_attributes_type")
 
 
 def wrong(problem: str, remedy: str) -> PydanticCustomError:
@@ -84,13 +81,19 @@ def _explain(details: ErrorDetails, model: type[BaseModel], last: str | int) -> 
         return "unknown key", nearest(str(last), _known_keys(model, details["loc"][:-1]))
     if kind == "missing":
         return "the key is missing", "add it"
+    if kind == "union_tag_not_found":
+        return f"the key {context['discriminator']} is missing", "say which kind it is"
     if kind == "union_tag_invalid":
         tags = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
-        return f"unknown {context['discriminator']} {context['tag']!r}", nearest(str(context["tag"]), tags)
+        return f"{context['tag']!r} is no known {context['discriminator']}", nearest(
+            str(context["tag"]), tags
+        )
     if kind in ("literal_error", "enum"):
         problem = f"{details['input']!r} is not one of {context['expected']}"
         choices = str(context["expected"]).replace(" or ", ", ").split(", ")
         return problem, nearest(str(details["input"]), [choice.strip("'") for choice in choices])
+    if kind in _MAPPINGS:
+        return "keys and values are expected here", "write them as key: value"
     message = details["msg"]
     return message[:1].lower() + message[1:], _REMEDIES.get(kind, "correct the value")
 

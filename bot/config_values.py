@@ -28,6 +28,9 @@ from pydantic import (
 from bot.config_errors import wrong
 from bot.yaml_source import UnsetVariable
 
+_ANNOUNCED_CONNECTORS = ("wecom-app", "wecom-aibot", "wecom-robot", "wecom-kf")
+_NAME = r"[a-z0-9][a-z0-9-]*"
+
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool):  # YAML's `yes` would otherwise count as 1
@@ -153,6 +156,38 @@ def _time_zone(value: str) -> str:
     return value
 
 
+def _backend(value: Any) -> Any:
+    if value == "ray":
+        raise wrong("the backend 'ray' comes with a later release", "use local or openai")
+    return value
+
+
+def refuse_announced(value: Any) -> Any:
+    """Tell a connector that a later release brings from one that nobody knows."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind in _ANNOUNCED_CONNECTORS:
+        raise wrong(
+            f"this version does not have the connector type {kind!r}, a later release brings it",
+            "use webchat, console, telegram or webhook, or take this entry out",
+        )
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(_NAME, value) or len(value) > 64:
+        raise wrong(
+            f"{value!r} is not a name", "use up to 64 of a-z, 0-9 and -, beginning with a letter or digit"
+        )
+    return value
+
+
+def _identity(value: str) -> str:
+    connector, separator, who = value.partition(":")
+    if not separator or not re.fullmatch(_NAME, connector) or not who or re.search(r"\s", who):
+        raise wrong(f"{value!r} names nobody", "write connector:id, such as telegram-main:12345")
+    return value
+
+
 def _both_languages(value: Any) -> Any:
     return {"zh": value, "en": value} if isinstance(value, str) else value
 
@@ -193,7 +228,7 @@ def _rate(value: Any) -> Any:
 
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
+Name = Annotated[str, AfterValidator(_name)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 Secret = Annotated[SecretStr, WrapValidator(_secret)]
 TelegramToken = Annotated[SecretStr, AfterValidator(_telegram_token), WrapValidator(_secret)]
@@ -213,7 +248,8 @@ GuardedUrl = Annotated[str, AfterValidator(_guarded_url)]
 ConfigPath = Annotated[Path, AfterValidator(_existing)]
 """A path that is relative to the config file and must exist when it is written there (plugins use it too)."""
 NewPath = Annotated[Path, AfterValidator(_resolved)]
-Identity = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*:\S+$")]
+Identity = Annotated[str, AfterValidator(_identity)]
+Backend = Annotated[Literal["local", "openai"], BeforeValidator(_backend)]
 LocalText = Annotated[dict[Literal["zh", "en"], NonEmpty], BeforeValidator(_both_languages)]
 """Text by language; a plain string stands for both."""
 RateText = Annotated[
