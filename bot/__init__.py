@@ -1,23 +1,51 @@
-"""glmbot's public API for plugin authors: what is named here stays, everything else may move."""
+"""glmbot's public API for plugin authors: what is named here stays, everything else may move.
 
-from bot.errors import AskCancelled, AskTimeout, BotError, ConfigError, DataError, ModelBusy, PluginError
+What costs more than a few milliseconds to import is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bot.errors import (
+    AskCancelled,
+    AskTimeout,
+    BotError,
+    ConfigError,
+    DataError,
+    ModelBusy,
+    ModelError,
+    PluginError,
+)
 from bot.message import Chat, Message, Segment, User
-from bot.plugin import Handler, Next, Plugin
+from bot.plugin import Commands, Handler, Next, Plugin
 from bot.reply import Answer, Reply, Stream
-from bot.rules import Rule, cooldown, group, private, role, to_me, unasked
+from bot.rules import Cooldowns, Facts, Rule, cooldown, group, private, role, to_me, unasked
 from bot.session import Session
+
+if TYPE_CHECKING:
+    from bot.background import Background
+    from bot.catalogue import Catalogue
+    from bot.config_values import ConfigPath
+    from bot.workspace import Workspace, open_workspace
 
 __all__ = [
     "Answer",
     "AskCancelled",
     "AskTimeout",
+    "Background",
     "BotError",
+    "Catalogue",
     "Chat",
+    "Commands",
     "ConfigError",
+    "ConfigPath",
+    "Cooldowns",
     "DataError",
+    "Facts",
     "Handler",
     "Message",
     "ModelBusy",
+    "ModelError",
     "Next",
     "Plugin",
     "PluginError",
@@ -27,10 +55,29 @@ __all__ = [
     "Session",
     "Stream",
     "User",
+    "Workspace",
     "cooldown",
     "group",
+    "open_workspace",
     "private",
     "role",
     "to_me",
     "unasked",
 ]
+
+_LATER = {
+    "Background": "bot.background",
+    "Catalogue": "bot.catalogue",
+    "ConfigPath": "bot.config_values",
+    "Workspace": "bot.workspace",
+    "open_workspace": "bot.workspace",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _LATER.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model.types import ModelBusy as ModelBusy
+from model.types import ModelError as ModelError
+
 
 class BotError(Exception):
     """Anything this framework raises on purpose."""
@@ -85,14 +88,6 @@ class PluginError(BotError):
         self.plugin = plugin
         self.problem = problem
         super().__init__(f"plugin {plugin!r}: {problem}")
-
-
-class ModelBusy(BotError):
-    """The model's queue is full; `retry_after` is an honest estimate in seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        self.retry_after = retry_after
-        super().__init__(f"model busy, about {retry_after:g} s")
 
 
 class AskTimeout(BotError):

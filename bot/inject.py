@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from bot.errors import PluginError
 from bot.message import Chat, Message, User
 from bot.plugin import Handler, Next
+from bot.rules import Facts
 from bot.session import Session
 
 
@@ -27,6 +28,7 @@ class Call:
     args: str = ""
     match: re.Match[str] | None = None
     next: Next | None = None
+    facts: Facts | None = None
 
 
 _Getter = Callable[[Call], Any]
@@ -36,6 +38,7 @@ _BY_TYPE: dict[type, _Getter] = {
     Session: lambda call: call.session,
     Chat: lambda call: call.message.chat if call.message else None,
     User: lambda call: call.message.user if call.message else None,
+    Facts: lambda call: call.facts,
     re.Match: lambda call: call.match,
 }
 _BY_NAME: dict[str, _Getter] = {

@@ -45,10 +45,18 @@ class Handler:
     timezone: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """The commands of the loaded plugins, in order; looked up when asked, since a reload changes them."""
+
+    handlers: Callable[[], Sequence[Handler]]
+
+
 class Plugin:
     """Collects handlers; the loader reads them once after the module was imported.
 
-    `tables` is a folder with the plugin's own alembic versions, where it has tables.
+    `tables` is a folder with the plugin's own alembic versions, where it has tables; `index` says what
+    the `bot.retrieval.Index` that its handlers may ask for holds: questions or documents.
     Lower `priority` is asked first.
     """
 
@@ -59,6 +67,7 @@ class Plugin:
         config: type[BaseModel] = NoConfig,
         help: str = "",
         tables: Path | None = None,
+        index: Literal["faq", "knowledge"] = "faq",
     ) -> None:
         if not _NAME.fullmatch(name):
             raise PluginError(name, "a plugin's name is lower-case letters, digits, '-' and '_'")
@@ -66,6 +75,7 @@ class Plugin:
         self.config = config
         self.help = help
         self.tables = tables
+        self.index = index
         self.handlers: list[Handler] = []
 
     def command(

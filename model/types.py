@@ -7,6 +7,22 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 
+class ModelError(Exception):
+    """A model could not answer: its server is gone, refused, or broke off."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(problem)
+
+
+class ModelBusy(ModelError):
+    """The model's queue is full; `retry_after` is an honest estimate in seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"model busy, about {retry_after:g} s")
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One round of a talk: what was asked and what was answered."""
@@ -49,7 +65,10 @@ class ChatModel(Protocol):
     def chat(
         self, query: str, history: Sequence[Turn], params: GenerationParams, *, user: str
     ) -> AsyncIterator[Delta]:
-        """Stream the answer to `query`; `user` is the key of fairness. Raises ModelBusy-like errors."""
+        """Stream the answer to `query`; `user` is the key of fairness. Raises ModelBusy and ModelError.
+
+        Closing the iterator gives the request up.
+        """
         ...
 
     async def close(self) -> None: ...
