@@ -43,7 +43,7 @@ class Catalogue:
         self._texts = MappingProxyType(dict(texts))
 
     @classmethod
-    def load(cls, overrides: Mapping[str, Mapping[str, str] | str] | None = None) -> Catalogue:
+    def load(cls, overrides: Mapping[str, Mapping[Any, str] | str] | None = None) -> Catalogue:
         """The shipped texts with the operator's own on top; a plain string stands for both languages.
 
         Raises ConfigError, its `key` being `messages.KEY` or `messages.KEY.LANGUAGE`, for an unknown key or
@@ -104,7 +104,7 @@ def _complete(key: str, value: Any) -> dict[Language, str]:
 
 
 def _override(
-    key: str, given: Mapping[str, str] | str, shipped: Mapping[Language, str]
+    key: str, given: Mapping[Any, str] | str, shipped: Mapping[Language, str]
 ) -> dict[Language, str]:
     """The operator's texts for one key, checked against the shipped ones."""
     by_language: Mapping[Any, Any]

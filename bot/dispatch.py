@@ -66,6 +66,11 @@ class Dispatch:
         self._room = asyncio.Event()
         self.pending = 0
 
+    @property
+    def lanes(self) -> int:
+        """How many sessions have a message at work or waiting."""
+        return len(self._lanes)
+
     # -- for connectors ---------------------------------------------------------------------
 
     async def receive(self, message: Message) -> Receipt:

@@ -1,4 +1,4 @@
-"""Finds plugins (built-in package, user folders, entry points), loads them and isolates the ones that fail."""
+"""Finds plugins (built-in, user folders, entry points), loads them and isolates the ones that fail."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ class Loaded:
     plugin: Plugin
     config: BaseModel
     origin: str
+    file: Path | None = None
+
+    @property
+    def place(self) -> Path | None:
+        """The file of a one-file plugin, else its folder."""
+        if self.file is None or self.file.name not in ("__init__.py", "plugin.py"):
+            return self.file
+        return self.file.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,12 @@ class Program:
     middlewares: tuple[Plan, ...]
     loaded: tuple[Loaded, ...] = ()
     failures: tuple[Failure, ...] = ()
+
+    @property
+    def commands(self) -> list[Handler]:
+        """Handlers of commands, in the order they are tried."""
+        found = (handler for handler in self.plans if handler.kind == "command")
+        return sorted(found, key=lambda handler: handler.priority)
 
     @property
     def schedules(self) -> list[Plan]:
@@ -114,7 +128,9 @@ def load_plugins(config: LoadedConfig) -> Plugins:
     plugins = Plugins()
     seen: dict[str, str] = {}
     for found in find_plugins(config.config.plugin_folders):
-        for plugin in _import(found, plugins):
+        module = _import(found, plugins)
+        file = Path(module.__file__) if module and module.__file__ else None
+        for plugin in _plugins_in(module) if module else ():
             if plugin.name in seen:
                 problem = f"the name is taken by {seen[plugin.name]}"
                 plugins.failures.append(Failure(plugin.name, found.origin, problem))
@@ -123,7 +139,7 @@ def load_plugins(config: LoadedConfig) -> Plugins:
             seen[plugin.name] = found.origin
             if config.config.plugin(plugin.name).enabled:
                 settings = validate_plugin_config(plugin.config, config, plugin.name)
-                plugins.loaded.append(Loaded(plugin, settings, found.origin))
+                plugins.loaded.append(Loaded(plugin, settings, found.origin, file))
     known = {*seen, *(failure.name for failure in plugins.failures)}
     for name in config.config.plugins:
         if name not in known:
@@ -189,27 +205,28 @@ async def _call(plan: Plan) -> None:
         await result
 
 
-def _import(found: Found, plugins: Plugins) -> list[Plugin]:
-    """The plugins a module holds; a module that fails or holds none becomes a Failure."""
+def _import(found: Found, plugins: Plugins) -> ModuleType | None:
+    """The module, if it can be imported and holds a plugin; else a Failure is noted."""
     name = found.module.removesuffix(".plugin").rpartition(".")[2]
     try:
         module = _load_file(found) if found.file else importlib.import_module(found.module)
-        return _plugins_of(module, name)
+        if not _plugins_in(module):
+            raise PluginError(name, "the module defines no Plugin; write `plugin = Plugin(...)`")
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         problem = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
         plugins.failures.append(Failure(name, found.origin, problem))
         log.error("plugin is off", plugin=name, origin=found.origin, problem=problem)
-        return []
+        return None
+    return module
 
 
-def _plugins_of(module: ModuleType, name: str) -> list[Plugin]:
+def _plugins_in(module: ModuleType) -> list[Plugin]:
+    """The plugins a module defines, or those of a package's `plugin` module."""
     held = [value for value in vars(module).values() if isinstance(value, Plugin)]
     submodule = getattr(module, "plugin", None)
     if not held and isinstance(submodule, ModuleType):
         held = [value for value in vars(submodule).values() if isinstance(value, Plugin)]
-    if not held:
-        raise PluginError(name, "the module defines no Plugin; write `plugin = Plugin(...)`")
     return list(dict.fromkeys(held))
 
 

@@ -53,7 +53,7 @@ class Desk:
     deadline: float
     history_budget: int
     history_rounds: int
-    current: dict[asyncio.Task[Any] | None, str] = field(default_factory=dict)
+    current: dict[asyncio.Task[Any], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +151,10 @@ class Turn:
         """Answer the message; whatever a handler does, the inbox row ends up done."""
         try:
             with bind_trace(self.message.trace):
-                await self._finish(Reply(self.text(self._refusal)) if self._refusal else await self._answer())
+                await self._finish(self._refuse() if self._arrival.refusal else await self._answer())
         finally:
-            self.desk.current.pop(asyncio.current_task(), None)
+            if self._task is not None:
+                self.desk.current.pop(self._task, None)
             if not self._pause.done():
                 self._pause.set_result(None)
 
@@ -204,14 +205,15 @@ class Turn:
     async def _ask_handlers(self) -> Reply | Stream | None:
         for candidate in self._program.router.route(self.message):
             self.plugin = candidate.handler.plugin
-            self.desk.current[asyncio.current_task()] = self.plugin
+            if self._task is not None:
+                self.desk.current[self._task] = self.plugin
             refused = self._refused_by(candidate)
             if refused is not None:
                 if refused:
                     return Reply(self.text(refused))
                 continue
             plan = self._program.plans[candidate.handler]
-            call = Call(self.message, self._handle(), candidate.args, candidate.match)
+            call = Call(self.message, self._handle(), candidate.args, candidate.match, facts=self._facts)
             started = perf_counter()
             result = plan(call)
             if inspect.isawaitable(result):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +57,8 @@ class Store:
         self._pending: list[_Unit] = []
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
+        # The one connection of a database in memory cannot read in the midst of a write.
+        self._reading = self._writing if memory else None
         self._writer: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -89,7 +91,7 @@ class Store:
     async def read(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Rows:
         """All rows of a SELECT. Raises StoreError."""
         try:
-            async with self.engine.connect() as connection:
+            async with self._reading or nullcontext(), self.engine.connect() as connection:
                 return (await connection.execute(statement, parameters)).all()
         except SQLAlchemyError as error:
             raise StoreError(_reason(error)) from error
