@@ -45,15 +45,18 @@ class Store:
     so that one bad unit fails alone.
     """
 
-    def __init__(self, url: str, *, synchronous: Literal["normal", "full"] = "normal") -> None:
+    def __init__(
+        self, url: str, *, synchronous: Literal["normal", "full"] = "normal", busy_timeout: float = 5.0
+    ) -> None:
         parsed = make_url(url)
+        self.url = url
         self.place = parsed.render_as_string(hide_password=True)
         self._sqlite = parsed.get_backend_name() == "sqlite"
         memory = self._sqlite and parsed.database in (None, "", ":memory:")
         pool: dict[str, Any] = {"poolclass": StaticPool} if memory else {"pool_size": 4, "max_overflow": 4}
         self.engine: AsyncEngine = create_async_engine(url, **pool)
         if self._sqlite:
-            _tune(self.engine, synchronous)
+            _tune(self.engine, synchronous, busy_timeout)
         self._pending: list[_Unit] = []
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -164,12 +167,12 @@ def _reason(error: SQLAlchemyError) -> str:
     return str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
 
 
-def _tune(engine: AsyncEngine, synchronous: str) -> None:
+def _tune(engine: AsyncEngine, synchronous: str, busy_timeout: float) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def set_pragmas(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={synchronous.upper()}")
-        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.execute(f"PRAGMA busy_timeout={round(busy_timeout * 1000)}")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
