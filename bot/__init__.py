@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bot.background import Background
     from bot.catalogue import Catalogue
     from bot.config_values import ConfigPath
-    from bot.workspace import Workspace, open_workspace
+    from bot.workspace import Workspace, open_workspace, run_command
 
 __all__ = [
     "Answer",
@@ -61,6 +61,7 @@ __all__ = [
     "open_workspace",
     "private",
     "role",
+    "run_command",
     "to_me",
     "unasked",
 ]
@@ -71,6 +72,7 @@ _LATER = {
     "ConfigPath": "bot.config_values",
     "Workspace": "bot.workspace",
     "open_workspace": "bot.workspace",
+    "run_command": "bot.workspace",
 }
 
 

@@ -37,7 +37,7 @@ class Background:
             raise asyncio.CancelledError
 
     async def stop(self) -> None:
-        """Cancel everything and wait for it, threads included."""
+        """Cancel everything and wait for it; threads end at their next `check`."""
         self._stopped.set()
         tasks = list(self._tasks.values())
         for task in tasks:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import typer
 from pydantic import BaseModel
 
 from bot.config import LoadedConfig, load_config, validate_plugin_config
+from bot.errors import BotError
 from bot.plugin import Plugin
 
 if TYPE_CHECKING:
@@ -53,3 +56,14 @@ async def open_workspace(plugin: Plugin, config_file: Path | None = None) -> Asy
         yield Workspace(plugin, loaded, config, store)
     finally:
         await store.close()
+
+
+def run_command(work: Coroutine[Any, Any, int]) -> None:
+    """Run a sub-command to its exit code; a BotError is one line on stderr and code 2."""
+    try:
+        code = asyncio.run(work)
+    except BotError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,189 @@
+"""Keeps the FAQ's tables in step with its files, and its index in step with both."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from bot import Background, BotError, DataError
+from bot.retrieval import Entry, Index
+from plugins.faq.entries import Doubles, Record
+from plugins.faq.files import read_file
+from plugins.faq.tables import IMPORTED, FaqTable, FileState
+
+log = structlog.get_logger(__name__)
+AT_ONCE = 2_000
+"""Up to this many texts are indexed before the bot takes messages, more while it does."""
+LOOK_EVERY = 15.0
+PROGRESS_EVERY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """All entries of record, and the files that could not be taken over (their last good rows stay)."""
+
+    entries: list[Entry]
+    problems: list[DataError]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One file's state, and its records where they changed."""
+
+    state: FileState
+    records: list[Record] | None = None
+
+
+async def sync(table: FaqTable, files: Sequence[Path], *, commit: bool = True) -> Synced:
+    """Take changed files into the table and drop the rows of files no longer configured. Raises StoreError.
+
+    A file that cannot be read, or repeats what stands elsewhere, is reported; its last good rows stay.
+    Without `commit` the table is left as it is.
+    """
+    known = await table.files()
+    problems: list[DataError] = []
+    reads: dict[str, _Read] = {}
+    for file in files:
+        try:
+            reads[str(file)] = await asyncio.to_thread(_read, file, known.get(str(file)))
+        except DataError as error:
+            problems.append(error)
+    stored = await table.by_origin()
+    gone = (stored.keys() | known.keys()) - {IMPORTED, *map(str, files)}
+    stored = {origin: entries for origin, entries in stored.items() if origin not in gone}
+    fresh, doubled = await asyncio.to_thread(_without_doubles, stored, reads)
+    states = {
+        path: read.state
+        for path, read in reads.items()
+        if read.state != known.get(path) and (read.records is None or path in fresh)
+    }
+    if commit and (fresh or gone or states):
+        await table.write(fresh, files=states, gone=gone)
+    entries = [entry for group in {**stored, **fresh}.values() for entry in group]
+    return Synced(entries, problems + doubled)
+
+
+def _read(file: Path, known: FileState | None) -> _Read:
+    """The file's state, its records only when its content is new. Raises DataError."""
+    try:
+        state = glance(file)
+        if known is not None and replace(known, digest="") == state:
+            return _Read(known)
+        state = replace(state, digest=hashlib.sha256(file.read_bytes()).hexdigest())
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", file=file) from error
+    return _Read(state, None if known and known.digest == state.digest else read_file(file))
+
+
+def glance(file: Path) -> FileState:
+    """What can be told of a file without reading it."""
+    found = file.stat()
+    return FileState(found.st_size, found.st_mtime_ns)
+
+
+def _without_doubles(
+    stored: Mapping[str, Sequence[Entry]], reads: Mapping[str, _Read]
+) -> tuple[dict[str, list[Entry]], list[DataError]]:
+    """The changed files' entries, less the files that repeat what stands elsewhere.
+
+    A refused file keeps its stored rows, against which the others are then checked once more.
+    """
+    fresh = {path: read.records for path, read in reads.items() if read.records is not None}
+    problems: list[DataError] = []
+    while fresh:
+        doubles = Doubles()
+        for origin, entries in stored.items():
+            for entry in entries if origin not in fresh else ():
+                doubles.note(entry, Path(origin).name if origin else "the imported entries")
+        refused = _first_refused(doubles, fresh)
+        if refused is None:
+            break
+        problems.append(refused[1])
+        del fresh[refused[0]]
+    return {path: [record.entry for record in records] for path, records in fresh.items()}, problems
+
+
+def _first_refused(doubles: Doubles, fresh: Mapping[str, Sequence[Record]]) -> tuple[str, DataError] | None:
+    for path, records in fresh.items():
+        file = Path(path)
+        for record in records:
+            try:
+                doubles.add(record.entry, f"{file.name}, row {record.row}", file=file, row=record.row)
+            except DataError as error:
+                return path, error
+    return None
+
+
+class Keeper:
+    """Loads the FAQ at start, and again whenever a file or the table changed."""
+
+    def __init__(
+        self,
+        index: Index,
+        table: FaqTable,
+        files: Sequence[Path],
+        background: Background,
+        *,
+        look_every: float = LOOK_EVERY,
+    ) -> None:
+        self._index = index
+        self._table = table
+        self._files = files
+        self._background = background
+        self._look_every = look_every
+
+    async def start(self) -> None:
+        """Load the FAQ, a large one in the background. Raises DataError when there is nothing but trouble."""
+        seen, synced = await self._sync()
+        if synced.problems and not synced.entries:
+            raise synced.problems[0]
+        if sum(len(entry.texts) for entry in synced.entries) <= AT_ONCE:
+            await self._fill(synced.entries)
+            self._background.start("keep the FAQ", self._watch(seen))
+        else:
+            self._background.start("keep the FAQ", self._watch(seen, synced.entries))
+
+    async def _watch(self, seen: object, entries: Sequence[Entry] | None = None) -> None:
+        if entries is not None:
+            await self._fill(entries)
+        while True:
+            await asyncio.sleep(self._look_every)
+            try:
+                if seen != await self._look():
+                    seen, synced = await self._sync()
+                    await self._fill(synced.entries)
+            except BotError as error:
+                log.error("the FAQ cannot be brought up to date", problem=str(error))
+
+    async def _sync(self) -> tuple[object, Synced]:
+        glances = await asyncio.to_thread(self._glances)
+        synced = await sync(self._table, self._files)
+        for problem in synced.problems:
+            log.error("a FAQ file is not used, its last good entries stay", problem=str(problem))
+        return (glances, await self._table.version()), synced
+
+    async def _look(self) -> object:
+        return await asyncio.to_thread(self._glances), await self._table.version()
+
+    def _glances(self) -> list[FileState | None]:
+        return [glance(file) if file.exists() else None for file in self._files]
+
+    async def _fill(self, entries: Sequence[Entry]) -> None:
+        """Index the entries; the old ones answer until then."""
+        began = told = time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            self._background.check()
+            if time.monotonic() - told >= PROGRESS_EVERY:
+                told = time.monotonic()
+                log.info("indexing the FAQ", done=done, total=total)
+
+        await asyncio.to_thread(self._index.replace, entries, progress)
+        log.info("FAQ indexed", entries=len(entries), seconds=round(time.monotonic() - began, 2))

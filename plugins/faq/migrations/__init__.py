@@ -1,0 +1,1 @@
+"""The FAQ tables, revision by revision."""

@@ -1,0 +1,118 @@
+"""Answers from the FAQ: the very question at once, a similar one above the threshold, else "did you mean"."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from bot import Background, ConfigPath, Message, Plugin, Reply, Session, to_me, unasked
+from bot.retrieval import Hit, Index
+from bot.store import Store
+from plugins.faq.keeper import Keeper
+from plugins.faq.tables import FaqTable
+
+NEAR_CERTAIN = 0.9
+"""The confidence from which a question in a group is answered that nobody asked the bot."""
+NEAR_MISS = 0.5
+"""A best hit with this part of the threshold's confidence is offered as "did you mean"."""
+RIVAL = 0.85
+"""Further entries are offered with at least this part of the best one's score."""
+OFFERED = 3
+
+
+class Config(BaseModel, extra="forbid"):
+    """The files with the entries, and the confidence from which one is given as the answer."""
+
+    files: list[ConfigPath] = [Path("faq.yaml")]
+    threshold: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "auto"
+
+
+plugin = Plugin(
+    "faq",
+    config=Config,
+    help="answers from the FAQ",
+    tables=Path(__file__).parent / "migrations",
+    index="faq",
+)
+
+
+@plugin.startup
+async def load(index: Index, store: Store, config: Config, background: Background) -> None:
+    """Bring table and index in step with the files, and keep them so."""
+    await Keeper(index, FaqTable(store), config.files, background).start()
+
+
+@plugin.shutdown
+async def stop(background: Background) -> None:
+    """End what keeps the FAQ up to date."""
+    await background.stop()
+
+
+@plugin.message(to_me, priority=20)
+async def answer(message: Message, index: Index, config: Config) -> Reply | None:
+    """The entry's answer, when it is sure enough to be the right one."""
+    hit = index.exact(message.text) or await _best(index, message.text)
+    return _reply(hit) if hit and (hit.exact or hit.confidence >= threshold(index, config)) else None
+
+
+@plugin.message(unasked, priority=20, overhear=True)
+async def overhear(message: Message, index: Index) -> Reply | None:
+    """In a group that wants it: answer what nobody asked the bot, when the answer is near certain."""
+    hit = index.exact(message.text) or await _best(index, message.text)
+    return _reply(hit) if hit and (hit.exact or hit.confidence >= NEAR_CERTAIN) else None
+
+
+@plugin.regex(r"^\W*(\d{1,2})\W*$", rules=[to_me], priority=20)
+async def choose(match: re.Match[str], session: Session, index: Index) -> Reply | None:
+    """The number of a question offered by the last "did you mean"."""
+    rounds = await session.history()
+    if not rounds:
+        return None
+    mark = "\0"
+    option = session.text("did_you_mean_option", number=int(match[1]), question=mark)
+    before, after = option.split(mark)
+    for line in rounds[-1].answer.splitlines():
+        if line.startswith(before) and line.endswith(after):
+            hit = index.exact(line[len(before) : len(line) - len(after)])
+            return _reply(hit) if hit else None
+    return None
+
+
+@plugin.message(to_me, priority=60)
+async def did_you_mean(message: Message, index: Index, config: Config, session: Session) -> Reply | None:
+    """Near misses that nothing else answered, as questions to choose from."""
+    hits = near_misses(await asyncio.to_thread(index.search, message.text), threshold(index, config))
+    if not hits:
+        return None
+    questions = tuple(hit.entry.texts[0] for hit in hits)
+    options = "\n".join(
+        session.text("did_you_mean_option", number=number, question=question)
+        for number, question in enumerate(questions, 1)
+    )
+    return Reply(
+        session.text("did_you_mean", options=options), choices=questions, confidence=hits[0].confidence
+    )
+
+
+def threshold(index: Index, config: Config) -> float:
+    """The confidence from which an entry's answer is given."""
+    return index.threshold if config.threshold == "auto" else config.threshold
+
+
+def near_misses(hits: list[Hit], threshold: float) -> list[Hit]:
+    """Of hits, best first, those worth offering: none unless the best is plausible and yet too unsure."""
+    if not hits or not NEAR_MISS * threshold <= hits[0].confidence < threshold:
+        return []
+    return [hit for hit in hits if hit.score >= RIVAL * hits[0].score][:OFFERED]
+
+
+async def _best(index: Index, text: str) -> Hit | None:
+    return await asyncio.to_thread(index.best, text)
+
+
+def _reply(hit: Hit) -> Reply:
+    return Reply(hit.answer, source=hit.id, feedback=True, confidence=hit.confidence)
