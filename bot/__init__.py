@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bot.background import Background
     from bot.catalogue import Catalogue
     from bot.config_values import ConfigPath
+    from bot.upkeep import Source, keep_index
     from bot.workspace import Workspace, open_workspace, run_command
 
 __all__ = [
@@ -53,11 +54,13 @@ __all__ = [
     "Rule",
     "Segment",
     "Session",
+    "Source",
     "Stream",
     "User",
     "Workspace",
     "cooldown",
     "group",
+    "keep_index",
     "open_workspace",
     "private",
     "role",
@@ -70,7 +73,9 @@ _LATER = {
     "Background": "bot.background",
     "Catalogue": "bot.catalogue",
     "ConfigPath": "bot.config_values",
+    "Source": "bot.upkeep",
     "Workspace": "bot.workspace",
+    "keep_index": "bot.upkeep",
     "open_workspace": "bot.workspace",
     "run_command": "bot.workspace",
 }

@@ -19,7 +19,7 @@ class Background:
     """
 
     def __init__(self, plugin: str) -> None:
-        self._plugin = plugin
+        self.plugin = plugin
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopped = threading.Event()
 
@@ -29,7 +29,7 @@ class Background:
         if earlier is not None:
             earlier.cancel()
         self._stopped.clear()
-        self._tasks[name] = asyncio.create_task(self._run(name, work), name=f"{self._plugin}: {name}")
+        self._tasks[name] = asyncio.create_task(self._run(name, work), name=f"{self.plugin}: {name}")
 
     def check(self) -> None:
         """Raise CancelledError once the bot stops; callable from any thread."""
@@ -49,4 +49,4 @@ class Background:
         try:
             await work
         except Exception:
-            log.exception("background work failed", plugin=self._plugin, task=name)
+            log.exception("background work failed", plugin=self.plugin, task=name)

@@ -74,8 +74,8 @@ async def _import(files: Sequence[Path], config: Path | None, replace: bool) -> 
 
     from plugins.faq.files import read_file
     from plugins.faq.importing import import_records
-    from plugins.faq.keeper import sync
     from plugins.faq.plugin import plugin
+    from plugins.faq.sync import sync
     from plugins.faq.tables import FaqTable
 
     records = []
@@ -135,8 +135,8 @@ async def _test(question: str | None, file: Path | None, config: Path | None) ->
 
 async def _entries(config: Path | None) -> tuple[list[Entry], Config, Workspace]:
     """What the bot would serve. Raises DataError for the last file in disorder after telling all of them."""
-    from plugins.faq.keeper import sync
     from plugins.faq.plugin import plugin
+    from plugins.faq.sync import sync
     from plugins.faq.tables import FaqTable
 
     async with open_workspace(plugin, config) as work:

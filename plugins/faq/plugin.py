@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from bot import Background, ConfigPath, Message, Plugin, Reply, Session, to_me, unasked
+from bot import Background, ConfigPath, Message, Plugin, Reply, Session, keep_index, to_me, unasked
 from bot.retrieval import Hit, Index
 from bot.store import Store
-from plugins.faq.keeper import Keeper
+from plugins.faq.sync import FaqSource
 from plugins.faq.tables import FaqTable
 
 NEAR_CERTAIN = 0.9
@@ -43,7 +43,7 @@ plugin = Plugin(
 @plugin.startup
 async def load(index: Index, store: Store, config: Config, background: Background) -> None:
     """Bring table and index in step with the files, and keep them so."""
-    await Keeper(index, FaqTable(store), config.files, background).start()
+    await keep_index(index, FaqSource(FaqTable(store), config.files), background)
 
 
 @plugin.shutdown

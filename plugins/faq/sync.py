@@ -1,27 +1,22 @@
-"""Keeps the FAQ's tables in step with its files, and its index in step with both."""
+"""Keeps the FAQ's tables in step with its files."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
-from bot import Background, BotError, DataError
-from bot.retrieval import Entry, Index
+from bot import DataError
+from bot.retrieval import Entry
 from plugins.faq.entries import Doubles, Record
 from plugins.faq.files import read_file
 from plugins.faq.tables import IMPORTED, FaqTable, FileState
 
 log = structlog.get_logger(__name__)
-AT_ONCE = 2_000
-"""Up to this many texts are indexed before the bot takes messages, more while it does."""
-LOOK_EVERY = 15.0
-PROGRESS_EVERY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,70 +115,26 @@ def _first_refused(doubles: Doubles, fresh: Mapping[str, Sequence[Record]]) -> t
     return None
 
 
-class Keeper:
-    """Loads the FAQ at start, and again whenever a file or the table changed."""
+class FaqSource:
+    """The FAQ's entries, for `bot.keep_index`: files first taken into the table, then all of the table."""
 
-    def __init__(
-        self,
-        index: Index,
-        table: FaqTable,
-        files: Sequence[Path],
-        background: Background,
-        *,
-        look_every: float = LOOK_EVERY,
-    ) -> None:
-        self._index = index
+    def __init__(self, table: FaqTable, files: Sequence[Path]) -> None:
         self._table = table
         self._files = files
-        self._background = background
-        self._look_every = look_every
 
-    async def start(self) -> None:
-        """Load the FAQ, a large one in the background. Raises DataError when there is nothing but trouble."""
-        seen, synced = await self._sync()
-        if synced.problems and not synced.entries:
-            raise synced.problems[0]
-        if sum(len(entry.texts) for entry in synced.entries) <= AT_ONCE:
-            await self._fill(synced.entries)
-            self._background.start("keep the FAQ", self._watch(seen))
-        else:
-            self._background.start("keep the FAQ", self._watch(seen, synced.entries))
+    async def version(self) -> object:
+        """Changes with a file's size or time, and with the table. Raises StoreError."""
+        return await asyncio.to_thread(self._glances), await self._table.version()
 
-    async def _watch(self, seen: object, entries: Sequence[Entry] | None = None) -> None:
-        if entries is not None:
-            await self._fill(entries)
-        while True:
-            await asyncio.sleep(self._look_every)
-            try:
-                if seen != await self._look():
-                    seen, synced = await self._sync()
-                    await self._fill(synced.entries)
-            except BotError as error:
-                log.error("the FAQ cannot be brought up to date", problem=str(error))
-
-    async def _sync(self) -> tuple[object, Synced]:
+    async def load(self) -> tuple[list[Entry], object]:
+        """All entries; files in disorder are logged. Raises DataError when there is nothing else."""
         glances = await asyncio.to_thread(self._glances)
         synced = await sync(self._table, self._files)
         for problem in synced.problems:
             log.error("a FAQ file is not used, its last good entries stay", problem=str(problem))
-        return (glances, await self._table.version()), synced
-
-    async def _look(self) -> object:
-        return await asyncio.to_thread(self._glances), await self._table.version()
+        if synced.problems and not synced.entries:
+            raise synced.problems[0]
+        return synced.entries, (glances, await self._table.version())
 
     def _glances(self) -> list[FileState | None]:
         return [glance(file) if file.exists() else None for file in self._files]
-
-    async def _fill(self, entries: Sequence[Entry]) -> None:
-        """Index the entries; the old ones answer until then."""
-        began = told = time.monotonic()
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told
-            self._background.check()
-            if time.monotonic() - told >= PROGRESS_EVERY:
-                told = time.monotonic()
-                log.info("indexing the FAQ", done=done, total=total)
-
-        await asyncio.to_thread(self._index.replace, entries, progress)
-        log.info("FAQ indexed", entries=len(entries), seconds=round(time.monotonic() - began, 2))

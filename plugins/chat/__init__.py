@@ -1,0 +1,1 @@
+"""Talks to the model when there is one."""

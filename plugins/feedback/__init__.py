@@ -1,0 +1,1 @@
+"""Records thumbs up and down."""

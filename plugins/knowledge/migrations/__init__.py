@@ -1,0 +1,1 @@
+"""The knowledge tables, revision by revision."""

@@ -1,0 +1,104 @@
+"""Answers from documents with a citation: the best sentences, or the model's words where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import structlog
+from pydantic import BaseModel, Field
+
+from bot import (
+    Background,
+    ConfigPath,
+    Message,
+    ModelBusy,
+    ModelError,
+    Plugin,
+    Reply,
+    Session,
+    Stream,
+    keep_index,
+    to_me,
+)
+from bot.retrieval import Index, best_sentences
+from bot.store import Store
+from model.types import ChatModel, GenerationParams
+from plugins.knowledge.prompt import make_prompt
+from plugins.knowledge.sync import DocumentSource
+from plugins.knowledge.tables import KnowledgeTable
+
+log = structlog.get_logger(__name__)
+PASSAGES = 4
+SUPPORT = 0.5
+"""Further passages go to the model with at least this part of the best one's score."""
+TEMPERATURE = 0.1
+
+
+class Config(BaseModel, extra="forbid"):
+    """The folders with the documents, and the confidence from which a passage is used."""
+
+    folders: list[ConfigPath] = [Path("docs")]
+    threshold: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "auto"
+
+
+plugin = Plugin(
+    "knowledge",
+    config=Config,
+    help="answers from documents",
+    tables=Path(__file__).parent / "migrations",
+    index="knowledge",
+)
+
+
+@plugin.startup
+async def load(index: Index, store: Store, config: Config, background: Background) -> None:
+    """Bring table and index in step with the folders, and keep them so."""
+    await keep_index(index, DocumentSource(KnowledgeTable(store), config.folders), background)
+
+
+@plugin.shutdown
+async def stop(background: Background) -> None:
+    """End what keeps the documents up to date."""
+    await background.stop()
+
+
+@plugin.message(to_me, priority=40)
+async def answer(
+    message: Message, session: Session, index: Index, config: Config, model: ChatModel | None
+) -> Reply | Stream | None:
+    """What the documents say, when a passage is sure enough to be about the question."""
+    hits = await asyncio.to_thread(index.search, message.text, PASSAGES)
+    if not hits or hits[0].confidence < threshold(index, config):
+        return None
+    sentences = await asyncio.to_thread(best_sentences, message.text, hits[0].answer)
+    extract = session.text("from_documents", text=sentences)
+    if model is None:
+        return Reply(extract, sources=(hits[0].entry.title,), feedback=True, confidence=hits[0].confidence)
+    supported = [hit for hit in hits if hit.score >= SUPPORT * hits[0].score]
+    prompt, used = make_prompt(message.text, supported, session.language, model.count_tokens)
+    sources = tuple(dict.fromkeys(hit.entry.title for hit in used))
+    return Stream(_generate(model, prompt, session.key, extract), sources=sources, feedback=True)
+
+
+def threshold(index: Index, config: Config) -> float:
+    """The confidence from which a passage is used."""
+    return index.threshold if config.threshold == "auto" else config.threshold
+
+
+async def _generate(model: ChatModel, prompt: str, user: str, extract: str) -> AsyncIterator[str]:
+    """The model's answer; the extract where the model is busy, away or says nothing."""
+    said = False
+    try:
+        async for delta in model.chat(prompt, (), GenerationParams(temperature=TEMPERATURE), user=user):
+            said = said or bool(delta.text.strip())
+            yield delta.text
+    except ModelError as error:
+        if said:
+            raise
+        level = log.info if isinstance(error, ModelBusy) else log.error
+        level("the model does not answer, the documents are quoted", problem=str(error))
+    if not said:
+        yield extract

@@ -1,0 +1,126 @@
+"""Keeps the knowledge's tables in step with its folders."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+
+from bot import DataError
+from bot.retrieval import Entry
+from plugins.knowledge.documents import MAX_FILE, find_documents, read_document
+from plugins.knowledge.passages import passages
+from plugins.knowledge.tables import FileState, KnowledgeTable, Stored
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What reading files gave: new contents, files whose time alone changed, and what could not be read."""
+
+    documents: list[tuple[Stored, list[tuple[str, str]]]] = field(default_factory=list)
+    touched: list[Stored] = field(default_factory=list)
+    problems: list[DataError] = field(default_factory=list)
+
+    def join(self, other: Reading) -> None:
+        """Take in what another reading gave."""
+        self.documents += other.documents
+        self.touched += other.touched
+        self.problems += other.problems
+
+
+def document_id(path: Path) -> str:
+    """A short id that a document keeps as long as it stays where it is."""
+    return hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:10]
+
+
+def list_files(folders: Sequence[Path]) -> tuple[list[Path], list[DataError]]:
+    """The documents of folders and single files, each once, and what cannot be listed."""
+    files: dict[Path, None] = {}
+    problems: list[DataError] = []
+    for folder in folders:
+        try:
+            files.update(dict.fromkeys([folder] if folder.is_file() else find_documents(folder)))
+        except DataError as error:
+            problems.append(error)
+        except OSError as error:
+            problems.append(DataError(f"cannot be read: {error.strerror or error}", file=folder))
+    return list(files), problems
+
+
+def read_files(files: Sequence[Path], known: Mapping[str, Stored], *, added: bool) -> Reading:
+    """Read those files whose content is not known; one bad file does not stop the others."""
+    reading = Reading()
+    for file in files:
+        try:
+            before = known.get(str(file))
+            state = glance(file)
+            if before and before.added == added and replace(before.state, digest="") == state:
+                continue
+            if state.size > MAX_FILE:
+                raise DataError(f"the file has {state.size >> 20} MiB", file=file, remedy="split it")
+            raw = file.read_bytes()
+            state = replace(state, digest=hashlib.sha256(raw).hexdigest())
+            if before and before.added == added and before.state.digest == state.digest:
+                reading.touched.append(replace(before, state=state))
+                continue
+            document = read_document(file, raw)
+        except DataError as error:
+            reading.problems.append(error)
+        except OSError as error:
+            reading.problems.append(DataError(f"cannot be read: {error.strerror or error}", file=file))
+        else:
+            stored = Stored(document_id(file), str(file), document.title[:512], added, state)
+            reading.documents.append((stored, list(passages(document))))
+    return reading
+
+
+async def sync(table: KnowledgeTable, folders: Sequence[Path]) -> list[DataError]:
+    """Take changed files of the folders into the table, drop vanished ones; returns what could not be read.
+
+    What was added by hand stays. A file that cannot be read any more keeps its last good passages.
+    Raises StoreError.
+    """
+    known = {document.path: document for document in await table.documents()}
+    files, problems = await asyncio.to_thread(list_files, folders)
+    added = {path for path, document in known.items() if document.added}
+    from_folders = [file for file in files if str(file) not in added]
+    reading = await asyncio.to_thread(read_files, from_folders, known, added=False)
+    present = set(map(str, files))
+    gone = [document.id for path, document in known.items() if not document.added and path not in present]
+    if reading.documents or reading.touched or gone:
+        await table.write(reading.documents, touched=reading.touched, gone=gone)
+    return problems + reading.problems
+
+
+def glance(file: Path) -> FileState:
+    """What can be told of a file without reading it."""
+    found = file.stat()
+    return FileState(found.st_size, found.st_mtime_ns)
+
+
+class DocumentSource:
+    """The passages of all documents, for `bot.keep_index`: folders first taken into the table."""
+
+    def __init__(self, table: KnowledgeTable, folders: Sequence[Path]) -> None:
+        self._table = table
+        self._folders = folders
+
+    async def version(self) -> object:
+        """Changes with any file's size or time, and with the table. Raises StoreError."""
+        return await asyncio.to_thread(self._glances), await self._table.version()
+
+    async def load(self) -> tuple[list[Entry], object]:
+        """All passages; documents that cannot be read are logged. Raises StoreError."""
+        glances = await asyncio.to_thread(self._glances)
+        for problem in await sync(self._table, self._folders):
+            log.error("a document is not read", problem=str(problem))
+        return await self._table.entries(), (glances, await self._table.version())
+
+    def _glances(self) -> dict[Path, FileState]:
+        return {file: glance(file) for file in list_files(self._folders)[0] if file.exists()}
