@@ -1,0 +1,42 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.app import App
+from bot.config import Config, LoadedConfig, validate_plugin_config
+from bot.loader import Loaded, Plugins
+from bot.plugin import Plugin
+from bot.yaml_source import YamlSource
+
+ServeBot = Callable[..., Awaitable[App]]
+
+
+@pytest.fixture
+async def serve_bot(tmp_path: Path) -> AsyncIterator[ServeBot]:
+    """Starts whole bots: of the given plugins and connector entries, on a free port, on one database file."""
+    apps: list[App] = []
+
+    async def serve(plugin: Plugin, *connectors: dict[str, Any], **sections: Any) -> App:
+        data = {
+            "server": {"port": 0},
+            "store": {"url": f"sqlite+aiosqlite:///{tmp_path / 'bot.db'}"},
+            "plugins": {plugin.name: {}},
+            "connectors": list(connectors),
+            **sections,
+        }
+        loaded = LoadedConfig(Config.model_validate(data), YamlSource(None))
+        own = Loaded(plugin, validate_plugin_config(plugin.config, loaded, plugin.name), "test")
+        app = App(loaded, plugins=Plugins([own]))
+        await app.start()
+        apps.append(app)
+        return app
+
+    yield serve
+    for app in apps:
+        await app.stop()
