@@ -34,7 +34,10 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The inbox took a message (or had it already): only now may the platform be acknowledged."""
+    """The inbox took a message (or had it already): only now may the platform be acknowledged.
+
+    `inbox_id` is 0 for a group's own talk that nobody here listens to: it is not recorded.
+    """
 
     inbox_id: int
     duplicate: bool
@@ -79,6 +82,10 @@ class Inlet(Protocol):
 
     async def talk(self, message: Message, limit: int) -> list[Round]:
         """The last rounds of the session that a message from this chat and user belongs to."""
+        ...
+
+    async def sent(self, connector: str, bot: str, user: str, *, after: int, limit: int) -> list[Outgoing]:
+        """The newest parts for one user whose id is above `after`, oldest first."""
         ...
 
     async def chat_moved(self, connector: str, bot: str, old: str, new: str) -> None:

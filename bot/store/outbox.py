@@ -186,6 +186,22 @@ class OutboxTable:
         )
         return [_outgoing(row) for row in rows]
 
+    async def sent(self, connector: str, bot: str, user: str, after: int, limit: int) -> list[Outgoing]:
+        """The newest `limit` parts for one user whose id is above `after`, oldest first."""
+        rows = await self._store.read(
+            select(*_COLUMNS)
+            .where(
+                OutboxRow.connector == connector,
+                OutboxRow.user == user,
+                OutboxRow.bot == bot,
+                OutboxRow.id > after,
+                OutboxRow.state != STREAMING,
+            )
+            .order_by(OutboxRow.id.desc())
+            .limit(limit)
+        )
+        return [_outgoing(row) for row in reversed(rows)]
+
     async def chat_moved(self, connector: str, bot: str, old: str, new: str) -> None:
         """Let unsent parts follow a renamed chat."""
         await self._store.write(Step(_CHAT_MOVED, [{"of": connector, "named": bot, "old": old, "new": new}]))
@@ -204,10 +220,10 @@ class OutboxTable:
         )
 
     async def expire(self, before: float, limit: int = 2000) -> int:
-        """Remove up to `limit` sent and failed parts made before a unix time; returns their number."""
+        """Remove up to `limit` parts made before a unix time; returns their number."""
         old = (
             select(OutboxRow.id)
-            .where(OutboxRow.created_at < before, OutboxRow.state.in_((SENT, FAILED)))
+            .where(OutboxRow.created_at < before)
             .limit(limit)
         )
         return await self._store.execute(delete(OutboxRow).where(OutboxRow.id.in_(old)))
