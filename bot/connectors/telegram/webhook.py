@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hmac
-import json
-import math
-from typing import Any
 
 import structlog
 from aiohttp import web
 
 from bot.connectors.base import Inlet
+from bot.connectors.http import Refused, json_object, read_body
 from bot.connectors.telegram.fields import integer
 from bot.connectors.telegram.intake import Intake
 from bot.errors import Overloaded, StoreError
 
 log = structlog.get_logger(__name__)
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
-BUSY_SECONDS = 5
+BUSY_SECONDS = 5.0
 
 
 class Webhook:
@@ -30,50 +28,23 @@ class Webhook:
         self._max_body = max_body
 
     async def handle(self, request: web.Request) -> web.Response:
-        """200 once committed; 401, 413 or 400 for what is refused; 503 for "again later".
+        """200 once committed, with an empty body: Telegram would carry out a method found there.
 
-        The body of the answer is empty: Telegram would carry out a method found there.
+        Raises Refused: 401 before anything is read, 413 or 400 for what is no update, 503 for "again later".
         """
         given = request.headers.get(SECRET_HEADER, "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, self._secret):
-            return web.Response(status=401)
-        body = await self._body(request)
-        if body is None:
-            return web.Response(status=413)
-        update = _update(body)
-        if update is None:
-            return web.Response(status=400)
+            raise Refused(401, "wrong secret token")
+        update = json_object(await read_body(request, self._max_body))
+        if integer(update.get("update_id")) is None:
+            raise Refused(400, "not an update", field="update_id")
         if self.inlet is None or self._intake.me is None:
-            return _later(BUSY_SECONDS)
+            raise Refused(503, "not ready", retry_after=BUSY_SECONDS)
         try:
             await self._intake.take([update], self.inlet)
         except Overloaded as error:
-            return _later(error.retry_after)
+            raise Refused(503, "busy", retry_after=error.retry_after) from None
         except StoreError as error:
             log.error("an update is not committed, Telegram will send it again", problem=str(error))
-            return _later(BUSY_SECONDS)
+            raise Refused(503, "not stored", retry_after=BUSY_SECONDS) from None
         return web.Response()
-
-    async def _body(self, request: web.Request) -> bytes | None:
-        """The body, None as soon as it is known to be too large."""
-        if (request.content_length or 0) > self._max_body:
-            return None
-        body = bytearray()
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > self._max_body:
-                return None
-        return bytes(body)
-
-
-def _update(body: bytes) -> dict[str, Any] | None:
-    try:
-        update = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    is_update = isinstance(update, dict) and integer(update.get("update_id")) is not None
-    return update if is_update else None
-
-
-def _later(seconds: float) -> web.Response:
-    return web.Response(status=503, headers={"Retry-After": str(math.ceil(seconds))})
