@@ -19,7 +19,7 @@ from bot.limits import RateLimiter
 from bot.loader import Program
 from bot.message import Message
 from bot.reply import Outgoing
-from bot.rules import Cooldowns, Facts
+from bot.rules import Cooldowns, Facts, unasked
 from bot.session import session_key
 from bot.store.history import Round
 from bot.store.inbox import MAX_ATTEMPTS
@@ -82,18 +82,20 @@ class Dispatch:
         if self._stopping or self._is_full():
             raise Overloaded
         prepared = [self._prepare(message) for message in messages]
-        ids = await self._desk.inbox.accept(prepared)
-        receipts: list[Receipt] = []
-        for message, inbox_id in zip(prepared, ids, strict=True):
+        wanted = [message for message in prepared if self._concerns_us(message)]
+        ids = await self._desk.inbox.accept(wanted) if wanted else []
+        receipts = {id(message): Receipt(0, duplicate=False) for message in prepared}
+        for message, inbox_id in zip(wanted, ids, strict=True):
+            if inbox_id is not None:
+                self._desk.metrics.messages_received.labels(message.bot).inc()
+                self._enqueue(self._arrive(inbox_id, message))
+                receipts[id(message)] = Receipt(inbox_id, duplicate=False)
+        for message, inbox_id in zip(wanted, ids, strict=True):
             if inbox_id is None:
-                self._desk.metrics.duplicates.labels(message.connector).inc()
+                self._desk.metrics.duplicates.labels(message.bot).inc()
                 known = await self.find(message.connector, message.bot, message.delivery)
-                receipts.append(Receipt(known or 0, duplicate=True))
-                continue
-            self._desk.metrics.messages_received.labels(message.connector).inc()
-            self._enqueue(self._arrive(inbox_id, message))
-            receipts.append(Receipt(inbox_id, duplicate=False))
-        return receipts
+                receipts[id(message)] = Receipt(known or 0, duplicate=True)
+        return [receipts[id(message)] for message in prepared]
 
     async def outcome(self, inbox_id: int, *, wait: float = 0.0) -> Outcome:
         """See `Inlet.outcome`."""
@@ -122,6 +124,10 @@ class Dispatch:
     async def talk(self, message: Message, limit: int) -> list[Round]:
         """See `Inlet.talk`."""
         return await self._desk.history.rounds(self._key(message), limit)
+
+    async def sent(self, connector: str, bot: str, user: str, *, after: int, limit: int) -> list[Outgoing]:
+        """See `Inlet.sent`."""
+        return await self._desk.outbox_table.sent(connector, bot, user, after, limit)
 
     async def chat_moved(self, connector: str, bot: str, old: str, new: str) -> None:
         """See `Inlet.chat_moved`."""
@@ -182,6 +188,15 @@ class Dispatch:
             to_me=to_me,
             trace=message.trace or uuid4().hex[:16],
             time=message.time or time.time(),
+        )
+
+    def _concerns_us(self, message: Message) -> bool:
+        """Whether anybody would look at a message: what a group says among itself is not recorded."""
+        if message.to_me or message.event:
+            return True
+        respond = self._places[message.connector, message.bot].groups.respond
+        return any(
+            respond == "faq" or unasked not in listener.rules for listener in self.program.router.listeners
         )
 
     def _arrive(self, inbox_id: int, message: Message) -> Arrival:

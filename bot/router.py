@@ -115,6 +115,8 @@ class Router:
                     index.setdefault(name.casefold(), []).append(handler)
         self._messages = [handler for handler in ordered if handler.kind == "message"]
         self._overhearing = [handler for handler in self._messages if handler.overhear]
+        self.listeners = tuple(handler for handler in ordered if handler.overhear)
+        """Whoever wants to hear what was not said to the bot."""
         self._words = _Words((word, h) for h in ordered if h.kind == "keyword" for word in h.names)
         regexes = [(required_literal(h.pattern), h) for h in ordered if h.kind == "regex" and h.pattern]
         self._literals = _Words((literal, h) for literal, h in regexes if literal)

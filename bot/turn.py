@@ -196,7 +196,12 @@ class Turn:
                 return await self._ask_handlers()
             plan = self._program.middlewares[index]
             self.plugin = plan.handler.plugin
-            call = Call(message, self._handle(), next=lambda changed: step(index + 1, changed))
+            call = Call(
+                message,
+                self._handle(),
+                facts=self._facts,
+                next=lambda changed: step(index + 1, changed),
+            )
             answer: Answer = await plan(call)
             return answer
 
@@ -226,7 +231,8 @@ class Turn:
         if self.message.event or not self.message.to_me:
             return None
         if not self.message.text:
-            return Reply(self.text("unsupported"))
+            bare_mention = self.message.chat.group and not self.message.segments
+            return Reply(self.text("start" if bare_mention else "unsupported"))
         return Reply(self.text("unknown", contact=self.text("contact")))
 
     def _refused_by(self, candidate: Candidate) -> str | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Executable, event, make_url
 from sqlalchemy.engine import Row
@@ -17,6 +17,7 @@ from sqlalchemy.pool import StaticPool
 from bot.errors import StoreError
 
 Rows = Sequence[Row[Any]]
+T = TypeVar("T")
 MAX_GROUP = 512
 
 
@@ -63,6 +64,7 @@ class Store:
         # The one connection of a database in memory cannot read in the midst of a write.
         self._reading = self._writing if memory else None
         self._writer: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[Any]] = set()
         self._closing = False
 
     def start(self) -> None:
@@ -77,6 +79,8 @@ class Store:
             self._wake.set()
             await self._writer
             self._writer = None
+        if self._running:
+            await asyncio.wait(set(self._running))
         await self.engine.dispose()
 
     async def write(self, *steps: Step) -> Mapping[Executable, Rows]:
@@ -93,14 +97,27 @@ class Store:
 
     async def read(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Rows:
         """All rows of a SELECT. Raises StoreError."""
+        return await self._to_the_end(self._read(statement, parameters))
+
+    async def execute(self, statement: Executable) -> int:
+        """Run one statement in a transaction of its own; returns the number of rows it touched."""
+        return await self._to_the_end(self._execute(statement))
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for work that a cancelled caller must not break off: a driver in mid-call is left unusable."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _read(self, statement: Executable, parameters: Mapping[str, Any] | None) -> Rows:
         try:
             async with self._reading or nullcontext(), self.engine.connect() as connection:
                 return (await connection.execute(statement, parameters)).all()
         except SQLAlchemyError as error:
             raise StoreError(_reason(error)) from error
 
-    async def execute(self, statement: Executable) -> int:
-        """Run one statement in a transaction of its own; returns the number of rows it touched."""
+    async def _execute(self, statement: Executable) -> int:
         async with self.session() as session:
             result = await session.execute(statement)
             return int(getattr(result, "rowcount", 0))
@@ -128,7 +145,7 @@ class Store:
     async def _commit(self, group: Sequence[_Unit]) -> None:
         try:
             async with self.engine.begin() as connection:
-                returned = await _execute(connection, group)
+                returned = await _run_group(connection, group)
         except SQLAlchemyError as error:
             if len(group) > 1 and not _is_out_of_reach(error):
                 for unit in group:
@@ -143,7 +160,7 @@ class Store:
                 unit.done.set_result(returned)
 
 
-async def _execute(connection: AsyncConnection, group: Sequence[_Unit]) -> dict[Executable, Rows]:
+async def _run_group(connection: AsyncConnection, group: Sequence[_Unit]) -> dict[Executable, Rows]:
     merged: dict[Executable, list[Mapping[str, Any]]] = {}
     for unit in group:
         for step in unit.steps:

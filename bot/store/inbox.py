@@ -155,10 +155,10 @@ class Inbox:
         )
 
     async def expire(self, before: float, limit: int = 2000) -> int:
-        """Remove up to `limit` answered messages received before a unix time; returns their number."""
+        """Remove up to `limit` messages received before a unix time; returns their number."""
         old = (
             select(InboxRow.id)
-            .where(InboxRow.received_at < before, InboxRow.done_at.is_not(None))
+            .where(InboxRow.received_at < before)
             .limit(limit)
         )
         return await self._store.execute(delete(InboxRow).where(InboxRow.id.in_(old)))

@@ -1,0 +1,365 @@
+"""Wires everything together: from a checked configuration to a running bot, and back down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from bot.background import Background
+from bot.catalogue import Catalogue
+from bot.config import (
+    ConnectorSettings,
+    ConsoleSettings,
+    LoadedConfig,
+    TelegramSettings,
+    WebchatSettings,
+    WebhookSettings,
+)
+from bot.connectors.base import Connector
+from bot.dispatch import Dispatch, Place
+from bot.errors import BotError, ConfigError, StoreError
+from bot.inject import Call, Injector
+from bot.loader import Plugins, Program, compile_program, load_plugins, start_plugins, stop_plugins
+from bot.metrics import Metrics
+from bot.outbox import Outbox
+from bot.plugin import Commands
+from bot.retention import keep_tidy
+from bot.retrieval import Encoder, Index, load_encoder
+from bot.scheduler import Scheduler
+from bot.server import Server
+from bot.store import History, Store
+from bot.store.inbox import Inbox
+from bot.store.migrations import upgrade
+from bot.store.outbox import OutboxTable
+from bot.store.secrets import own_secret
+from bot.turn import Desk
+from bot.watchdog import LoopWatchdog
+from model.types import ChatModel
+
+log = structlog.get_logger(__name__)
+DRAIN_SECONDS = 25.0
+MODELS = "glmbot.models"
+
+
+class App:
+    """One bot. `connectors` and `model` may be handed in instead of built from the configuration (tests)."""
+
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        *,
+        connectors: Sequence[Connector] | None = None,
+        model: ChatModel | None = None,
+        plugins: Plugins | None = None,
+        encoder: Encoder | None = None,
+        serve: bool = True,
+    ) -> None:
+        self.config = loaded.config
+        self.metrics = Metrics()
+        self.catalogue = _catalogue(loaded)
+        self.model = model
+        self.store = Store(self.config.store.url, synchronous=self.config.store.synchronous)
+        self.history = History(self.store)
+        self.ready = False
+        self._loaded = loaded
+        self._given = connectors
+        self._serve = serve
+        self._encoder = encoder
+        self._indexes: dict[str, Index] = {}
+        self._background: dict[str, Background] = {}
+        self._plugins = plugins if plugins is not None else load_plugins(loaded)
+        self._injector = Injector(self._services())
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.connectors: list[Connector] = []
+        self.dispatch: Dispatch
+        self.outbox: Outbox
+        self.server: Server | None = None
+        self._scheduler = Scheduler(self.config.timezone)
+        self._watchdog: LoopWatchdog | None = None
+
+    @property
+    def program(self) -> Program:
+        """What answers messages now."""
+        return self.dispatch.program
+
+    async def start(self) -> None:
+        """Bring everything up; connectors start last, once what a crash left behind is taken up.
+
+        Raises ConfigError, StoreError. What was started before an error is taken down again.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        began = time.monotonic()
+        await upgrade(self.store, self._table_folders())
+        self.store.start()
+        if self.model is None:
+            self.model = await self._load_model()
+        self.connectors = list(self._given if self._given is not None else await self._build_connectors())
+        self._wire(compile_program(self._plugins, self._injector))
+        if self._serve:
+            self.server = Server(self.config.server, self.connectors, self.health, self.metrics)
+            await self.server.start()
+        self.dispatch.program = await start_plugins(self._plugins, self.program, self._injector)
+        self._schedule()
+        unsent = await self.outbox.recover()
+        unanswered = await self.dispatch.recover()
+        if unsent or unanswered:
+            log.info("taken up from before", unanswered=unanswered, unsent=unsent)
+        for connector in self.connectors:
+            await connector.start(self.dispatch)
+        self._tasks.append(asyncio.create_task(keep_tidy(self._desk, self.config.store.retention_days)))
+        self.ready = True
+        log.info(
+            "ready",
+            seconds=round(time.monotonic() - began, 2),
+            connectors=[connector.name for connector in self.connectors],
+            model=self.model.name if self.model else "extractive",
+        )
+
+    async def stop(self) -> None:
+        """Take nothing new, answer what was accepted, send the answers, then close; once."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.ready = False
+        for connector in self.connectors:
+            await _quietly(connector.stop, "stopping a connector")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._scheduler.stop()
+        if hasattr(self, "dispatch"):
+            if not await self.dispatch.drain(DRAIN_SECONDS):
+                log.warning("unanswered messages stay in the inbox for the next start")
+            if not await self.outbox.drain(DRAIN_SECONDS):
+                log.warning("unsent answers stay in the outbox for the next start")
+            await stop_plugins(self.program)
+        for background in self._background.values():
+            await background.stop()
+        if self.server is not None:
+            await _quietly(self.server.stop, "stopping the server")
+        for connector in self.connectors:
+            await _quietly(connector.close, "closing a connector")
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        if self.model is not None:
+            await _quietly(self.model.close, "closing the model")
+        await self.store.close()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT (a second one ends at once); SIGHUP reloads plugins."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+
+        def on_signal() -> None:
+            if asked.is_set():
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                signal.raise_signal(signal.SIGINT)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(
+                signal.SIGHUP, lambda: self._tasks.append(loop.create_task(self.reload()))
+            )
+        starting = loop.create_task(self.start())
+        waiting = loop.create_task(asked.wait())
+        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+        await asyncio.gather(starting, return_exceptions=asked.is_set())
+        await waiting
+        log.info("stopping")
+        await self.stop()
+
+    async def reload(self) -> None:
+        """Load plugins and their files again; when anything is wrong the old ones stay."""
+        before = self._plugins
+        try:
+            self._plugins = await asyncio.to_thread(load_plugins, self._loaded)
+            await upgrade(self.store, self._table_folders())
+            program = compile_program(self._plugins, self._injector)
+            self.dispatch.program = await start_plugins(self._plugins, program, self._injector)
+        except BotError as error:
+            self._plugins = before
+            log.error("reload failed, the old plugins stay", problem=str(error))
+            return
+        self._schedule()
+        log.info("plugins reloaded", failed=[failure.name for failure in self.program.failures])
+
+    async def health(self) -> tuple[bool, dict[str, Any]]:
+        """(fit to serve, one entry each) for /readyz."""
+        try:
+            waiting = await asyncio.wait_for(self._desk.inbox.count_open(), 2.0)
+            store = {"state": "ok", "unanswered": waiting}
+        except (TimeoutError, StoreError) as error:
+            store = {"state": "down", "detail": str(error) or "no answer within 2 s"}
+        state = "ok" if self.ready else "stopping" if self._stopping else "starting"
+        report = {
+            "state": state,
+            "store": store,
+            "model": {"state": "ok", "name": self.model.name} if self.model else {"state": "extractive"},
+            "connectors": {
+                item.name: {"type": item.kind, "state": item.status.state, "detail": item.status.detail}
+                for item in self.connectors
+            },
+            "plugins": {
+                **{item.plugin.name: {"state": "ok"} for item in self.program.loaded},
+                **{item.name: {"state": "off", "detail": item.problem} for item in self.program.failures},
+            },
+        }
+        return self.ready and store["state"] == "ok", report
+
+    # -- building ---------------------------------------------------------------------------
+
+    def _wire(self, program: Program) -> None:
+        places = {
+            (connector.kind, connector.name): Place(connector, self._groups(connector))
+            for connector in self.connectors
+        }
+        table = OutboxTable(self.store)
+        self.outbox = Outbox(table, {key: place.connector for key, place in places.items()}, self.metrics)
+        self._desk = Desk(
+            store=self.store,
+            inbox=Inbox(self.store),
+            outbox=self.outbox,
+            outbox_table=table,
+            history=self.history,
+            catalogue=self.catalogue,
+            metrics=self.metrics,
+            model=self.model,
+            deadline=self.config.dispatch.deadline,
+            history_budget=self.config.history.budget,
+            history_rounds=self.config.history.rounds,
+        )
+        self.dispatch = Dispatch(self._desk, program, places, self.config)
+        self.metrics.lanes.set_function(lambda: self.dispatch.lanes)
+        self.metrics.inbox_pending.set_function(lambda: self.dispatch.pending)
+        self.metrics.outbox_pending.set_function(lambda: self.outbox.pending)
+        folders = {item.place: item.plugin.name for item in program.loaded if item.place}
+        self._watchdog = LoopWatchdog(self.metrics, folders=folders, current=self._desk.current)
+        self._watchdog.start()
+
+    def _groups(self, connector: Connector) -> Any:
+        for item in self.config.connectors:
+            if item.name == connector.name:
+                return self.config.groups_for(item)
+        return self.config.groups
+
+    def _services(self) -> Mapping[type, Callable[[str], Any]]:
+        return {
+            Index: self._index,
+            Store: lambda plugin: self.store,
+            History: lambda plugin: self.history,
+            Catalogue: lambda plugin: self.catalogue,
+            ChatModel: lambda plugin: self.model,
+            Background: lambda plugin: self._background.setdefault(plugin, Background(plugin)),
+            Commands: lambda plugin: Commands(lambda: self.program.commands),
+        }
+
+    def _index(self, plugin: str) -> Index:
+        if plugin not in self._indexes:
+            kind = next(item.plugin.index for item in self._plugins.loaded if item.plugin.name == plugin)
+            self._encoder = self._encoder or load_encoder(self.config.retrieval.encoder)
+            self._indexes[plugin] = Index(kind, encoder=self._encoder, cache=self.config.retrieval.cache)
+        return self._indexes[plugin]
+
+    def _table_folders(self) -> dict[str, Path]:
+        return {
+            item.plugin.name: item.plugin.tables
+            for item in self._plugins.loaded
+            if item.plugin.tables is not None
+        }
+
+    async def _load_model(self) -> ChatModel | None:
+        """The configured model by the entry point named like its backend, None for extractive answers."""
+        settings = self.config.model
+        if settings.backend == "local" and settings.path is None:
+            return None
+        points = [point for point in entry_points(group=MODELS) if point.name == settings.backend]
+        if not points:
+            raise self._loaded.error(
+                ("model", "backend"),
+                f"this installation has no model backend {settings.backend!r}",
+                "set model.path to null for extractive answers",
+            )
+        create = await asyncio.to_thread(points[0].load)
+        model: ChatModel = await asyncio.to_thread(create, settings)
+        return model
+
+    async def _build_connectors(self) -> list[Connector]:
+        key = await own_secret(self.store, "webchat")
+        return [self._build_connector(item, key) for item in self.config.connectors]
+
+    def _build_connector(self, item: ConnectorSettings, key: bytes) -> Connector:
+        """Platforms are imported only when they are used."""
+        max_body = self.config.server.max_body
+        match item:
+            case TelegramSettings():
+                from bot.connectors.telegram import Telegram
+
+                return Telegram(
+                    item,
+                    catalogue=self.catalogue,
+                    language=self.config.language,
+                    max_body=max_body,
+                    commands=lambda: [(handler.names[0], handler.help) for handler in self.program.commands],
+                )
+            case WebhookSettings():
+                from bot.connectors.webhook import Webhook
+
+                return Webhook(item, max_body=max_body)
+            case WebchatSettings():
+                from bot.connectors.webchat import Webchat
+
+                return Webchat(item, catalogue=self.catalogue, secret=key, max_body=max_body)
+            case ConsoleSettings():
+                from bot.connectors.console import Console
+
+                return Console(item)
+        raise ConfigError(f"connector type of {item.name!r} is not known", key="connectors")
+
+    def _schedule(self) -> None:
+        for item in self._plugins.loaded:
+            self._scheduler.remove(item.plugin.name)
+        for number, plan in enumerate(self.program.schedules):
+            handler = plan.handler
+
+            async def job(plan: Any = plan) -> None:
+                await plan(Call())
+
+            name = f"{handler.plugin}:{handler.function.__qualname__}:{number}"
+            self._scheduler.add(name, handler.names[0], job, plugin=handler.plugin)
+        self._scheduler.start()
+
+
+def _catalogue(loaded: LoadedConfig) -> Catalogue:
+    """The catalogue with the operator's texts; `contact` is one of them."""
+    texts: dict[str, Mapping[Any, str] | str] = {**loaded.config.messages}
+    if loaded.config.contact is not None:
+        texts["contact"] = loaded.config.contact
+    try:
+        return Catalogue.load(texts)
+    except ConfigError as error:
+        raise loaded.located(error) from error
+
+
+async def _quietly(step: Callable[[], Any], doing: str) -> None:
+    try:
+        await step()
+    except Exception:
+        log.exception(f"{doing} failed")

@@ -1,0 +1,485 @@
+"""The way of a message: order, isolation, asking back, deadlines, refusals, drain and recovery."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from bot import (
+    AskCancelled,
+    AskTimeout,
+    Message,
+    Next,
+    Plugin,
+    Reply,
+    Session,
+    Stream,
+    cooldown,
+    role,
+    to_me,
+    unasked,
+)
+from bot.errors import Overloaded
+from bot.session import session_key
+from bot.store.inbox import Inbox
+from bot.testing import BotTester, Person
+
+
+def plugin_with(*handlers: Callable[[Plugin], Any]) -> Plugin:
+    plugin = Plugin("p")
+    for register in handlers:
+        register(plugin)
+    return plugin
+
+
+def echo(plugin: Plugin) -> None:
+    @plugin.message(to_me)
+    async def echo(message: Message) -> str:
+        return f"echo {message.text}"
+
+
+async def test_a_handler_answers_and_the_round_is_kept(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(echo))
+    user = bot_tester.private()
+    assert (await user.say("hi")).text == "echo hi"
+    app = await bot_tester.app()
+    rounds = await app.history.rounds(session_of(user), 9)
+    assert [(item.question, item.answer) for item in rounds] == [("hi", "echo hi")]
+
+
+def session_of(user: Person) -> str:
+    return session_key(user.message(""), "user-in-chat")
+
+
+async def test_none_falls_through_and_nobody_is_a_clear_answer(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.message(priority=1)
+    async def first(message: Message) -> None:
+        return None
+
+    @plugin.message(priority=2)
+    def second(message: Message) -> str | None:
+        return "second" if message.text == "2" else None
+
+    bot_tester.use(plugin)
+    user = bot_tester.private()
+    assert (await user.say("2")).text == "second"
+    assert "人工客服" in (await user.say("还有吗")).text
+    assert "support team" in (await user.say("anything else?")).text
+
+
+async def test_one_session_keeps_order_while_others_go_on(bot_tester: BotTester) -> None:
+    gate = asyncio.Event()
+    order: list[str] = []
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def slow(message: Message) -> str:
+        if message.text == "slow":
+            await gate.wait()
+        order.append(message.text)
+        return message.text
+
+    bot_tester.use(plugin)
+    slow_user, other = bot_tester.private("a"), bot_tester.private("b")
+    first = asyncio.create_task(slow_user.say("slow"))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(slow_user.say("after"))
+    assert (await other.say("quick")).text == "quick"
+    gate.set()
+    await asyncio.gather(first, second)
+    assert order == ["quick", "slow", "after"]
+
+
+async def test_a_handler_that_raises_costs_one_polite_line(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def broken(message: Message) -> str:
+        if message.text == "boom":
+            raise RuntimeError("secret detail")
+        return "fine"
+
+    bot_tester.use(plugin)
+    user = bot_tester.private()
+    said = await user.say("boom")
+    assert "抱歉" in said.text or "Sorry" in said.text
+    assert "secret detail" not in said.text
+    assert len(said.replies) == 1
+    assert (await user.say("again")).text == "fine"
+
+
+async def test_a_wrong_return_type_is_an_error_of_the_plugin(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def wrong(message: Message) -> Any:
+        return 42
+
+    bot_tester.use(plugin)
+    assert "Sorry" in (await bot_tester.private().say("hello")).text
+
+
+async def test_a_handler_over_its_deadline_is_stopped(bot_tester: BotTester) -> None:
+    stopped = asyncio.Event()
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def forever(message: Message) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        return ""
+
+    bot_tester.use(plugin).configure(dispatch={"deadline": 0.05})
+    assert "Sorry" in (await bot_tester.private().say("hello")).text
+    assert stopped.is_set()
+
+
+async def test_asking_back(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.command("repair", "报修")
+    async def repair(message: Message, session: Session) -> str:
+        room = await session.ask("哪个房间？", timeout=60)
+        floor = await session.ask("几楼？", timeout=60)
+        return f"已登记 {room.text}-{floor.text}"
+
+    bot_tester.use(plugin)
+    chat = bot_tester.group("g1").user("u1")
+    assert (await chat.say("@bot /报修")).text == "哪个房间？"
+    assert (await bot_tester.group("g1").user("u2").say("99")).text == "", "others do not answer for u1"
+    assert (await chat.say("@bot 12")).text == "几楼？"
+    assert (await chat.say("@bot 3")).text == "已登记 12-3"
+
+
+async def test_a_command_calls_a_question_off(bot_tester: BotTester) -> None:
+    cancelled: list[bool] = []
+    plugin = plugin_with(echo)
+
+    @plugin.command("ask")
+    async def ask(session: Session) -> str:
+        try:
+            return (await session.ask("well?")).text
+        except AskCancelled as error:
+            cancelled.append(error.stopping)
+            raise
+
+    @plugin.command("other")
+    async def other() -> str:
+        return "other"
+
+    bot_tester.use(plugin)
+    user = bot_tester.private()
+    assert (await user.say("/ask")).text == "well?"
+    assert (await user.say("/other")).text == "other"
+    assert cancelled == [False]
+    assert (await user.say("hi")).text == "echo hi"
+
+
+async def test_a_question_nobody_answers_times_out_politely(bot_tester: BotTester) -> None:
+    seen = asyncio.Event()
+    plugin = plugin_with(echo)
+
+    @plugin.command("ask")
+    async def ask(session: Session) -> str:
+        try:
+            await session.ask("well?", timeout=0.05)
+        except AskTimeout:
+            seen.set()
+            raise
+        return "?"
+
+    bot_tester.use(plugin)
+    user = bot_tester.private()
+    assert (await user.say("/ask")).text == "well?"
+    await asyncio.wait_for(seen.wait(), 5)
+    assert (await user.say("hi")).text == "echo hi"
+    assert (
+        "didn't hear back" in bot_tester.connector.sent[1].text or "等了" in bot_tester.connector.sent[1].text
+    )
+
+
+async def test_streamed_answers_are_shown_while_they_grow(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+    seen = bot_tester.connector.seen
+
+    @plugin.message()
+    async def stream(message: Message) -> AsyncIterator[str]:
+        yield "一"
+        await seen.wait()
+        yield "二"
+
+    bot_tester.use(plugin)
+    assert (await bot_tester.private().say("数")).text == "一二"
+    assert bot_tester.connector.shown[0] == "一"
+
+
+async def test_a_stream_with_extras(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    async def pieces() -> AsyncIterator[str]:
+        yield "answer"
+
+    @plugin.message()
+    async def stream(message: Message) -> Stream:
+        return Stream(pieces(), sources=("手册 › 退货",), feedback=True)
+
+    bot_tester.use(plugin)
+    [reply] = (await bot_tester.private().say("?")).replies
+    assert (reply.text, reply.sources, reply.feedback) == ("answer", ("手册 › 退货",), True)
+
+
+async def test_a_blank_stream_is_no_answer(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def stream(message: Message) -> AsyncIterator[str]:
+        yield "  "
+
+    bot_tester.use(plugin)
+    assert (await bot_tester.private().say("在吗")).text == ""
+
+
+async def test_middlewares_wrap_the_way(bot_tester: BotTester) -> None:
+    plugin = plugin_with(echo)
+
+    @plugin.middleware(priority=2)
+    async def inner(message: Message, next: Next) -> Any:
+        answer = await next(message)
+        return Reply(f"[{answer.text if isinstance(answer, Reply) else answer}]")
+
+    @plugin.middleware(priority=1)
+    async def outer(message: Message, next: Next) -> Any:
+        return "blocked" if message.text == "bad" else await next(message)
+
+    bot_tester.use(plugin)
+    user = bot_tester.private()
+    assert (await user.say("hi")).text == "[echo hi]"
+    assert (await user.say("bad")).text == "blocked"
+
+
+async def test_roles_and_cooldown_tell_the_user_why(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.command("admin", rules=[role("admins")])
+    async def admin() -> str:
+        return "welcome"
+
+    @plugin.command("slow", rules=[cooldown("1h")])
+    async def slow() -> str:
+        return "done"
+
+    bot_tester.use(plugin).configure(roles={"admins": ["bot:boss"]})
+    assert (await bot_tester.private("boss").say("/admin")).text == "welcome"
+    assert "权限" in (await bot_tester.private("u1").say("/admin")).text
+    user = bot_tester.private("u1")
+    assert (await user.say("/slow")).text == "done"
+    assert "稍等" in (await user.say("/slow")).text
+
+
+@pytest.mark.parametrize(
+    ("groups", "text", "answer"),
+    [
+        ({}, "hello", ""),
+        ({}, "@bot hello", "echo hello"),
+        ({"wake_words": ["小青"]}, "小青，在吗", "echo 在吗"),
+        ({"respond": "all"}, "hello", "echo hello"),
+    ],
+)
+async def test_groups_hear_the_bot_only_when_they_ask_it(
+    bot_tester: BotTester, groups: dict[str, Any], text: str, answer: str
+) -> None:
+    bot_tester.use(plugin_with(echo)).configure(groups=groups)
+    assert (await bot_tester.group("g").say(text)).text == answer
+
+
+async def test_what_a_group_says_among_itself_is_not_recorded(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(echo))
+    app = await bot_tester.app()
+    chatter = bot_tester.group("g").message("private matters")
+    assert (await app.dispatch.receive(chatter)).inbox_id == 0
+    assert await app.dispatch.find(chatter.connector, chatter.bot, chatter.delivery) is None
+
+
+@pytest.mark.parametrize(("respond", "answer"), [("mention", ""), ("faq", "heard")])
+async def test_an_unasked_answer_is_for_groups_that_want_it(
+    bot_tester: BotTester, respond: str, answer: str
+) -> None:
+    plugin = Plugin("p")
+
+    @plugin.message(unasked, overhear=True)
+    async def overhear(message: Message) -> str:
+        return "heard"
+
+    bot_tester.use(plugin).configure(groups={"respond": respond})
+    assert (await bot_tester.group("g").say("shipping fee?")).text == answer
+
+
+async def test_a_delivery_is_handled_once(bot_tester: BotTester) -> None:
+    calls: list[str] = []
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def count(message: Message) -> str:
+        calls.append(message.text)
+        return "once"
+
+    bot_tester.use(plugin)
+    app = await bot_tester.app()
+    message = bot_tester.private().message("hi", delivery="same")
+    receipts = await asyncio.gather(*(app.dispatch.receive(message) for _ in range(6)))
+    assert sum(not receipt.duplicate for receipt in receipts) == 1
+    assert len({receipt.inbox_id for receipt in receipts}) == 1
+    outcome = await app.dispatch.outcome(receipts[0].inbox_id, wait=5)
+    assert [reply.text for reply in outcome.replies] == ["once"]
+    assert calls == ["hi"]
+
+
+async def test_a_huge_message_is_refused_not_handled(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(echo))
+    said = await bot_tester.private().say("长" * 1_000_000)
+    assert "8000" in said.text
+
+
+async def test_unstorable_characters_are_replaced(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(echo))
+    assert (await bot_tester.private().say("a\ud800b\x00c")).text == "echo a\ufffdb\ufffdc"
+
+
+async def test_limits_tell_how_long_to_wait(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(echo)).configure(limits={"per_user": "2/minute"})
+    user = bot_tester.private()
+    texts = [(await user.say("hi")).text for _ in range(3)]
+    assert texts[:2] == ["echo hi", "echo hi"]
+    assert "wait" in texts[2]
+    assert (await bot_tester.private("other").say("hi")).text == "echo hi"
+
+
+async def test_a_full_queue_is_refused_before_anything_is_recorded(bot_tester: BotTester) -> None:
+    gate = asyncio.Event()
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def wait(message: Message) -> str:
+        await gate.wait()
+        return "done"
+
+    bot_tester.use(plugin).configure(dispatch={"queue": 2})
+    app = await bot_tester.app()
+    first, second, third = (bot_tester.private(f"u{n}").message("hi") for n in range(3))
+    taken = [await app.dispatch.receive(message) for message in (first, second)]
+    with pytest.raises(Overloaded):
+        await app.dispatch.receive(third)
+    gate.set()
+    for receipt in taken:
+        assert (await app.dispatch.outcome(receipt.inbox_id, wait=5)).done
+    assert (await bot_tester.deliver(third)).text == "done"
+
+
+async def test_say_sends_before_the_answer(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def talk(message: Message, session: Session) -> str:
+        await session.say("looking")
+        return "found"
+
+    bot_tester.use(plugin)
+    said = await bot_tester.private().say("?")
+    assert [(reply.text, reply.final) for reply in said.replies] == [("looking", False), ("found", True)]
+
+
+async def test_history_is_trimmed_by_whole_rounds(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def recall(message: Message, session: Session) -> str:
+        return f"{[turn.question for turn in await session.history()]}"
+
+    bot_tester.use(plugin).configure(history={"budget": 15, "rounds": 20})
+    user = bot_tester.private()
+    for text in ("aaaa", "bbbb", "cccc"):
+        last = await user.say(text)
+    assert last.text == "['bbbb']"
+
+
+async def test_stopping_answers_what_was_accepted_and_ends_questions(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+    started = asyncio.Event()
+
+    @plugin.command("ask")
+    async def ask(session: Session) -> str:
+        return (await session.ask("well?")).text
+
+    @plugin.message()
+    async def slow(message: Message) -> str:
+        started.set()
+        await asyncio.sleep(0.05)
+        return "answered"
+
+    bot_tester.use(plugin)
+    app = await bot_tester.app()
+    await bot_tester.private("a").say("/ask")
+    receipt = await app.dispatch.receive(bot_tester.private("b").message("hi"))
+    await started.wait()
+    assert await app.dispatch.drain(5)
+    texts = [sent.text for sent in bot_tester.connector.sent]
+    assert texts[0] == "well?"
+    assert "answered" in texts
+    assert any("取消" in text or "cancelled" in text for text in texts)
+    with pytest.raises(Overloaded):
+        await app.dispatch.receive(bot_tester.private("c").message("late"))
+    assert (await app.dispatch.outcome(receipt.inbox_id)).done
+
+
+async def test_what_a_crash_left_open_is_answered_at_the_next_start(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(echo))
+    app = await bot_tester.app()
+    left = bot_tester.private().message("left open", to_me=True, trace="t1")
+    [inbox_id] = await Inbox(app.store).accept([left])
+    assert await app.dispatch.recover() == 1
+    outcome = await app.dispatch.outcome(inbox_id or 0, wait=5)
+    assert [reply.text for reply in outcome.replies] == ["echo left open"]
+
+
+async def test_a_message_that_keeps_crashing_the_bot_is_given_up(bot_tester: BotTester) -> None:
+    calls: list[str] = []
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def poison(message: Message) -> str:
+        calls.append(message.text)
+        return "never"
+
+    bot_tester.use(plugin)
+    app = await bot_tester.app()
+    inbox = Inbox(app.store)
+    [inbox_id] = await inbox.accept([bot_tester.private().message("x", to_me=True, trace="t1")])
+    for _ in range(3):
+        assert [left.inbox_id async for left in inbox.unfinished()] == [inbox_id]
+    await app.dispatch.recover()
+    outcome = await app.dispatch.outcome(inbox_id or 0, wait=5)
+    assert outcome.done
+    assert calls == []
+
+
+async def test_a_plugin_that_fails_to_start_does_not_take_the_others_along(bot_tester: BotTester) -> None:
+    bad = Plugin("bad")
+
+    @bad.startup
+    async def startup() -> Awaitable[None]:
+        raise RuntimeError("no such file")
+
+    @bad.message(priority=1)
+    async def never(message: Message) -> str:
+        return "never"
+
+    bot_tester.use(bad).use(plugin_with(echo))
+    assert (await bot_tester.private().say("hi")).text == "echo hi"
+    _, report = await (await bot_tester.app()).health()
+    assert report["plugins"]["bad"]["state"] == "off"
+    assert "no such file" in report["plugins"]["bad"]["detail"]
