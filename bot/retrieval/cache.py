@@ -1,7 +1,7 @@
 """Vectors on disk, keyed by the hash of what was encoded.
 
-One file per encoder: a header, then fixed records (key, float16 vector, checksum), only ever appended to. A torn or
-damaged record is skipped; a file of another encoder, version or dimension is set aside by a fresh one.
+One file per encoder: a header, then fixed records (key, float16 vector, checksum), only ever appended to.
+A torn or damaged record is skipped; a file with a foreign header is replaced by a fresh one.
 """
 
 from __future__ import annotations
@@ -41,22 +41,19 @@ class VectorCache:
         self._header = (_MAGIC + identity).ljust(_HEADER, b"\0")
         self._lock = threading.Lock()
 
-    def load(self, keys: Sequence[bytes]) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-        """Vectors [len(keys), dim] and which of them were there; rewrites the file when most of it is stale."""
-        vectors = np.zeros((len(keys), self.dim), np.float16)
-        found = np.zeros(len(keys), np.bool_)
+    def fill(self, keys: Sequence[bytes], vectors: NDArray[np.float16], ready: NDArray[np.bool_]) -> None:
+        """Put the stored vectors of these keys into rows of `vectors` that are not `ready`, and mark them so."""
         wanted: dict[bytes, list[int]] = {}
-        for row, key in enumerate(keys):
-            wanted.setdefault(key, []).append(row)
+        for row in np.flatnonzero(~ready).tolist():
+            wanted.setdefault(keys[row], []).append(row)
         with self._lock:
             for records in self._chunks():
                 blob = records["key"].tobytes()
-                for i in range(len(records)):
-                    rows = wanted.get(blob[i * KEY_BYTES : (i + 1) * KEY_BYTES])
+                for i, start in enumerate(range(0, len(blob), KEY_BYTES)):
+                    rows = wanted.get(blob[start : start + KEY_BYTES])
                     if rows:
                         vectors[rows] = records["vector"][i]
-                        found[rows] = True
-        return vectors, found
+                        ready[rows] = True
 
     def append(self, keys: Sequence[bytes], vectors: NDArray[np.floating]) -> None:
         """Add records in one write; a disk that does not take them costs the cache, not the bot."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bot.retrieval.lexical import LexicalIndex, hash_terms
 from bot.retrieval.text import normalise, normalise_query, sentences
 
@@ -9,14 +11,16 @@ _ENOUGH = 0.6
 
 
 def best_sentences(question: str, text: str, *, limit: int = 160) -> str:
-    """Sentences of `text` that cover the question best, in their order, at most `limit` characters unless one is longer.
+    """Sentences of `text` that cover the question best, in their order; empty only when the text is.
 
-    Empty only when the text is.
+    At most `limit` characters, unless the best sentence alone is longer.
     """
     parts = sentences(text)
     if len(text.strip()) <= limit or len(parts) < 2:
         return text.strip()
-    index = LexicalIndex([hash_terms(normalise(part)) for part in parts])
+    rows = [hash_terms(normalise(part)) for part in parts]
+    offsets = np.cumsum([0, *map(len, rows)])
+    index = LexicalIndex(np.concatenate(rows), offsets, np.arange(len(rows), dtype=np.int32))
     query = index.query(normalise_query(question))
     scores = index.bm25(query)
     best = int(scores.argmax())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -12,55 +12,47 @@ import numpy as np
 from bot.retrieval.cache import VectorCache
 from bot.retrieval.dense import Encoder, load_encoder
 from bot.retrieval.entry import Entry, Hit
-from bot.retrieval.scoring import Constants, load_constants, rank
-from bot.retrieval.snapshot import Snapshot, Unit, make_units
+from bot.retrieval.scoring import load_constants, rank
+from bot.retrieval.snapshot import Snapshot, unit_text
 from bot.retrieval.text import exact_key, normalise_query
 
 Kind = Literal["faq", "knowledge"]
 Progress = Callable[[int, int], None]
 _BATCH = 256
+_FIRST_FIT = 2_048
 
 
 class Index:
-    """Entries that can be searched from any thread while one other thread changes them."""
+    """Entries that any number of threads may search while one changes them."""
 
     def __init__(self, kind: Kind, *, encoder: Encoder | None = None, cache: Path | None = None) -> None:
-        """`encoder`: None is the default one; `cache`: folder for vectors, None keeps them in memory only."""
+        """`encoder`: None is the default one; `cache`: a folder for vectors, None keeps them in memory."""
         self.kind: Kind = kind
         self.encoder = encoder if encoder is not None else load_encoder()
-        self._cache = (
-            VectorCache(cache, self.encoder.name, self.encoder.dim, kind) if cache is not None else None
-        )
-        self._constants: Constants = load_constants(kind)
+        self._cache = VectorCache(cache, self.encoder.name, self.encoder.dim, kind) if cache else None
+        self._constants = load_constants(kind)
         self._writing = threading.Lock()
-        self._snapshot = Snapshot.build(kind, [], [], self.encoder.dim)
+        self._snapshot = Snapshot(kind, [], self.encoder.dim)
 
     @property
     def threshold(self) -> float:
         """The confidence from which an answer is given unless the operator sets another ("auto")."""
         return self._constants.threshold
 
-    def __len__(self) -> int:
-        return len(self._snapshot.entries)
-
-    def __contains__(self, id: object) -> bool:
-        return id in self._snapshot.positions
-
     @property
     def entries(self) -> tuple[Entry, ...]:
         """All entries, in order."""
         return tuple(self._snapshot.entries)
 
-    def exact(self, text: str) -> Hit | None:
-        """The entry that has this very question but for case, script, blanks and punctuation; asks no encoder."""
-        return self._exact(self._snapshot, text)
+    def __len__(self) -> int:
+        return len(self._snapshot.entries)
 
-    def _exact(self, snapshot: Snapshot, text: str) -> Hit | None:
-        found = snapshot.exact.get(exact_key(text)) if snapshot.exact else None
-        if found is None:
-            return None
-        entry = snapshot.entries[found[0]]
-        return Hit(entry.id, 1.0, True, entry, found[1], 1.0)
+    def __contains__(self, entry_id: object) -> bool:
+        return entry_id in self._snapshot.positions
+
+    def exact(self, text: str) -> Hit | None:
+        """The entry that has this question, but for case, script, blanks and punctuation; asks no encoder."""
+        return _exact(self._snapshot, text)
 
     def best(self, text: str) -> Hit | None:
         """The first hit of `search`; an exact one costs microseconds."""
@@ -71,27 +63,27 @@ class Index:
         return hits[0] if hits else None
 
     def search(self, text: str, k: int = 5) -> list[Hit]:
-        """Up to `k` entries, surest first, at most one hit an entry; empty for a text without words."""
+        """Up to `k` entries, surest first; none for a text without words."""
         snapshot = self._snapshot
         normalised = normalise_query(text)
         if k <= 0 or not snapshot.entries or not exact_key(normalised):
             return []
-        exact = self._exact(snapshot, text)
+        exact = _exact(snapshot, text)
         vector = self.encoder.encode([normalised])[0]
-        ranked = rank(snapshot, normalised, vector, self._constants, k + 1)
         hits = [exact] if exact is not None else []
-        for found in ranked:
+        for found in rank(snapshot, normalised, vector, self._constants, k + len(hits)):
             entry = snapshot.entries[found.position]
             if exact is None or entry.id != exact.id:
-                matched = snapshot.units[found.row].text
+                matched = snapshot.units.texts[found.row]
                 hits.append(Hit(entry.id, found.confidence, False, entry, matched, found.score))
         return hits[:k]
 
     def replace(self, entries: Iterable[Entry], progress: Progress | None = None) -> None:
         """Make these all the entries there are; only texts not seen before are encoded.
 
-        `progress(done, total)` counts texts. The old entries answer until the new state stands; where there are
-        none, the new ones answer by their terms and by what is encoded so far. A later entry with the same id wins.
+        `progress(done, total)` counts texts. The old entries answer until the new state stands; where there
+        are none, the new ones answer meanwhile, exact questions at once. Of two entries with one id the
+        later wins.
         """
         with self._writing:
             self._build(list({entry.id: entry for entry in entries}.values()), progress)
@@ -111,49 +103,52 @@ class Index:
 
     def _build(self, entries: list[Entry], progress: Progress | None) -> None:
         old = self._snapshot
-        known = {}
-        for position, entry in enumerate(old.entries):
-            known[entry] = old.units[old.starts[position] : old.starts[position + 1]]
-        units: list[list[Unit]] = [known.get(entry) or make_units(entry, self.kind) for entry in entries]
-        fresh = Snapshot.build(self.kind, entries, units, self.encoder.dim)
+        fresh = Snapshot(self.kind, entries, self.encoder.dim, old)
         self._reuse(old, fresh)
-        if not old.entries:
+        first = not old.entries
+        if first:
             self._snapshot = fresh
-        self._encode(fresh, progress)
-        fresh.finish()
+        self._encode(fresh, progress, fit_early=first)
+        fresh.fit()
         self._snapshot = fresh
         if self._cache is not None:
-            self._cache.compact([unit.key for unit in fresh.units], fresh.vectors)
+            self._cache.compact(fresh.units.keys, fresh.vectors)
 
     def _reuse(self, old: Snapshot, fresh: Snapshot) -> None:
         """Take the vectors that stand in the old state or on disk."""
-        rows = {unit.key: row for row, unit in enumerate(old.units)}
-        keys = [unit.key for unit in fresh.units]
-        for row, key in enumerate(keys):
-            source = rows.get(key)
-            if source is not None and old.ready[source]:
-                fresh.vectors[row] = old.vectors[source]
-                fresh.ready[row] = True
-        missing = np.flatnonzero(~fresh.ready)
-        if self._cache is not None and len(missing):
-            vectors, found = self._cache.load([keys[row] for row in missing])
-            fresh.vectors[missing[found]] = vectors[found]
-            fresh.ready[missing[found]] = True
+        known = {key: row for row, key in enumerate(old.units.keys) if old.ready[row]}
+        pairs = [(row, known[key]) for row, key in enumerate(fresh.units.keys) if key in known]
+        if pairs:
+            rows, sources = np.asarray(pairs).T
+            fresh.vectors[rows] = old.vectors[sources]
+            fresh.ready[rows] = True
+        if self._cache is not None and not fresh.ready.all():
+            self._cache.fill(fresh.units.keys, fresh.vectors, fresh.ready)
 
-    def _encode(self, fresh: Snapshot, progress: Progress | None) -> None:
+    def _encode(self, fresh: Snapshot, progress: Progress | None, *, fit_early: bool) -> None:
         total = len(fresh.units)
         missing = np.flatnonzero(~fresh.ready)
-        done = total - len(missing)
+        done, next_fit = total - len(missing), _FIRST_FIT
         if progress is not None:
             progress(done, total)
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            units: Sequence[Unit] = [fresh.units[row] for row in batch]
-            vectors = self.encoder.encode([unit.text for unit in units]).astype(np.float16)
+            vectors = self.encoder.encode([unit_text(fresh.units.texts[row]) for row in batch])
             fresh.vectors[batch] = vectors
             fresh.ready[batch] = True
             if self._cache is not None:
-                self._cache.append([unit.key for unit in units], vectors)
+                self._cache.append([fresh.units.keys[row] for row in batch], fresh.vectors[batch])
             done += len(batch)
+            if fit_early and start + _BATCH >= next_fit and done < total:
+                fresh.fit()
+                next_fit *= 4
             if progress is not None:
                 progress(done, total)
+
+
+def _exact(snapshot: Snapshot, text: str) -> Hit | None:
+    row = snapshot.exact.get(exact_key(text)) if snapshot.exact else None
+    if row is None:
+        return None
+    entry = snapshot.entries[snapshot.owner[row]]
+    return Hit(entry.id, 1.0, True, entry, snapshot.units.texts[row], 1.0)

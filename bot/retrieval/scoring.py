@@ -1,26 +1,61 @@
-"""Ranking by fused scores and one calibrated confidence; the constants are fitted, not chosen."""
+"""Ranking by fused scores and one calibrated confidence; the constants are fitted, not chosen.
+
+Scores are fused, never ranks: ranks forget how bad the best is. All features are shares, cosines or differences of
+them, so that they mean the same over forty entries and over forty thousand.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bot.retrieval.snapshot import Floats, Positions, Snapshot
+from bot.retrieval.lexical import Floats, QueryTerms
+from bot.retrieval.snapshot import Snapshot
+from bot.retrieval.space import Positions
 from bot.retrieval.text import is_cjk
+
+RANKING = {
+    "faq": ("centroid", "nearest", "lexical", "coverage"),
+    "knowledge": ("bm25", "unit_coverage", "nearest", "lexical"),
+}
+"""Features whose weighted sum orders the entries."""
+CONFIDENCE = {
+    "faq": (
+        "score",
+        "lead",
+        "contrast",
+        "nearest",
+        "similarity",
+        "lexical",
+        "unit_coverage",
+        "precision",
+        "unknown",
+        "length",
+    ),
+    "knowledge": ("score", "margin", "coverage", "unit_coverage", "nearest", "unknown"),
+}
+"""Features of an entry among its rivals from which its confidence comes."""
+_RIVALS = 5
+_CROWD = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Weights of one kind of entries in one script."""
+    """Weights for one kind of entries and one script, in the order of RANKING and CONFIDENCE.
 
-    fusion: Floats
-    bias: float
+    `strangers`: mean score and mean nearness of entries that are not meant, for indexes with few rivals.
+    """
+
+    ranking: Floats
     confidence: Floats
+    bias: float
+    strangers: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +69,7 @@ class Constants:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One entry (its position) with its best unit (its row), fused score and confidence."""
+    """An entry (its position), its best unit (its row), fused score and confidence."""
 
     position: int
     row: int
@@ -45,58 +80,117 @@ class Ranked:
 @functools.cache
 def load_constants(kind: str) -> Constants:
     """The fitted constants of `faq` or `knowledge`."""
-    data = json.loads(resources.files("bot.retrieval").joinpath("constants.json").read_text("utf-8"))[kind]
+    text = resources.files("bot.retrieval").joinpath("constants.json").read_text("utf-8")
+    part = json.loads(text)[kind]
+    return Constants(part["threshold"], calibration(kind, part["cjk"]), calibration(kind, part["latin"]))
 
-    def calibration(name: str) -> Calibration:
-        part = data[name]
-        return Calibration(
-            np.asarray(part["fusion"], np.float32),
-            float(part["bias"]),
-            np.asarray(part["confidence"], np.float32),
-        )
 
-    return Constants(float(data["threshold"]), calibration("cjk"), calibration("latin"))
+def calibration(kind: str, part: Mapping[str, Any]) -> Calibration:
+    """Weights by name, as `constants.json` has them, put in order."""
+    return Calibration(
+        np.asarray([part["ranking"][name] for name in RANKING[kind]], np.float32),
+        np.asarray([part["confidence"][name] for name in CONFIDENCE[kind]], np.float32),
+        float(part["bias"]),
+        (float(part["strangers"]["score"]), float(part["strangers"]["nearness"])),
+    )
+
+
+class Scores:
+    """Features of one query against the candidate entries of a snapshot, each an array [candidates]."""
+
+    def __init__(self, snapshot: Snapshot, normalised: str, vector: Floats) -> None:
+        self.snapshot = snapshot
+        self.query: QueryTerms = snapshot.terms.query(normalised)
+        space = snapshot.space
+        mapped = space.project(vector) if space is not None else None
+        cosine, covered = snapshot.terms.match(self.query)
+        whole = snapshot.documents
+        bm25 = whole.bm25(whole.query(normalised)) if whole is not None else None
+        if bm25 is None:
+            self.positions = snapshot.candidates(mapped, cosine)
+        else:
+            self.positions = snapshot.candidates(mapped, cosine, bm25[snapshot.owner])
+        self.rows, self.begins = snapshot.rows_of(self.positions)
+        self._cosine, self._covered = cosine[self.rows], covered[self.rows]
+        if space is not None and mapped is not None:
+            self._similar = space.similarities(mapped, snapshot.vectors, self.rows)
+        else:
+            self._similar = np.zeros(len(self.rows), np.float32)
+        self._vector = vector
+        self.features = {
+            "nearest": np.maximum.reduceat(self._similar, self.begins),
+            "lexical": np.maximum.reduceat(self._cosine, self.begins),
+            "unit_coverage": np.maximum.reduceat(self._covered, self.begins),
+            "coverage": snapshot.terms.entry_coverage(self.query)[self.positions],
+        }
+        if bm25 is not None:
+            self.features["bm25"] = bm25[self.positions]
+        else:
+            sums = np.add.reduceat(self._similar, self.begins)
+            spreads = space.spreads[self.positions] if space is not None else np.float32(1)
+            self.features["centroid"] = sums / spreads
+
+    def fused(self, ranking: Floats) -> Floats:
+        """The weighted sum that orders the candidates."""
+        names = RANKING[self.snapshot.kind]
+        return np.stack([self.features[name] for name in names], axis=1) @ ranking
+
+    def runs(self, chosen: Positions) -> list[slice]:
+        """Where the units of these candidates stand in `rows`."""
+        ends = np.append(self.begins[1:], len(self.rows))
+        return [slice(int(self.begins[i]), int(ends[i])) for i in chosen]
+
+    def best_rows(self, chosen: Positions) -> list[int]:
+        """The unit of each of these candidates that is most like the query."""
+        mixed = self._similar + self._cosine
+        return [int(self.rows[run][np.argmax(mixed[run])]) for run in self.runs(chosen)]
+
+    def confidence(self, scores: Floats, chosen: Positions, strangers: tuple[float, float]) -> Floats:
+        """CONFIDENCE features [chosen, f]; `chosen` begins with the best of all candidates by `scores`."""
+        kind = self.snapshot.kind
+        values = {name: array[chosen] for name, array in self.features.items()}
+        values["score"] = scores[chosen]
+        values["margin"] = scores[chosen] - self._others(scores, chosen, 1, strangers[0])
+        values["unknown"] = np.full(len(chosen), self.query.unknown)
+        if kind == "faq":
+            values["lead"] = scores[chosen] - self._others(scores, chosen, _RIVALS, strangers[0])
+            near = self.features["centroid"]
+            values["contrast"] = near[chosen] - self._others(near, chosen, _CROWD, strangers[1])
+            values["length"] = np.full(len(chosen), np.log1p(len(self.query.ids)))
+            values["similarity"], values["precision"] = self._details(chosen)
+        return np.stack([values[name] for name in CONFIDENCE[kind]], axis=1)
+
+    def _others(self, values: Floats, chosen: Positions, count: int, stranger: float) -> Floats:
+        """Mean of the `count` highest values besides each chosen one; strangers stand in where there are fewer."""
+        order = np.argsort(-values, kind="stable")[: count + 1]
+        means = []
+        for i in chosen:
+            others = values[order[order != i][:count]]
+            means.append((float(others.sum()) + stranger * (count - len(others))) / count)
+        return np.asarray(means, np.float32)
+
+    def _details(self, chosen: Positions) -> tuple[Floats, Floats]:
+        """Best plain cosine of each chosen entry, and the share of a unit's mass that the query covers."""
+        similarity, precision = [], []
+        masses, mass = self.snapshot.terms.masses, np.float32(self.query.mass)
+        for run in self.runs(chosen):
+            rows = self.rows[run]
+            known = self.snapshot.vectors[rows].astype(np.float32) @ self._vector
+            similarity.append(known.max())
+            precision.append(np.minimum(1, self._covered[run] * mass / np.maximum(masses[rows], 1e-6)).max())
+        return np.asarray(similarity, np.float32), np.asarray(precision, np.float32)
 
 
 def rank(snapshot: Snapshot, normalised: str, vector: Floats, constants: Constants, k: int) -> list[Ranked]:
-    """The `k` best entries, confidence falling."""
-    calibration = constants.cjk if is_cjk(normalised) else constants.latin
-    positions, rows, features = entry_features(snapshot, normalised, vector)
-    scores = features @ calibration.fusion
-    order = np.argsort(-scores, kind="stable")[:k]
-    confident = confidence_features(scores[order], features[order])
-    logits = confident @ calibration.confidence + calibration.bias
+    """The `k` best entries, confidence falling; the script of the query chooses the calibration."""
+    chosen_by = constants.cjk if is_cjk(normalised) else constants.latin
+    scores = Scores(snapshot, normalised, vector)
+    fused = scores.fused(chosen_by.ranking)
+    order = np.argsort(-fused, kind="stable")[:k]
+    features = scores.confidence(fused, order, chosen_by.strangers)
+    logits = features @ chosen_by.confidence + chosen_by.bias
     chances = np.minimum.accumulate(1 / (1 + np.exp(-np.clip(logits, -30, 30))))
     return [
-        Ranked(int(positions[i]), int(rows[i]), float(scores[i]), float(chance))
-        for i, chance in zip(order, chances, strict=True)
+        Ranked(int(scores.positions[i]), row, float(fused[i]), float(chance))
+        for i, row, chance in zip(order, scores.best_rows(order), chances, strict=True)
     ]
-
-
-def entry_features(
-    snapshot: Snapshot, normalised: str, vector: Floats
-) -> tuple[Positions, Positions, Floats]:
-    """Candidate entries, the best unit row of each, and their features [n, f], each about 0..1."""
-    query = snapshot.terms.query(normalised)
-    positions = snapshot.candidates(vector, query)
-    rows, begins = snapshot.rows_of(positions)
-    similar = snapshot.similarities(vector, rows)
-    dense = np.maximum.reduceat(similar, begins)
-    counts = np.diff(np.append(begins, len(rows)))
-    centroid = np.add.reduceat(similar, begins) / counts
-    cosine = snapshot.terms.cosine(query)[rows]
-    coverage = np.maximum.reduceat(snapshot.terms.coverage(query)[rows], begins)
-    lexical = np.maximum.reduceat(cosine, begins)
-    mixed = similar + cosine
-    best = np.asarray([b + np.argmax(mixed[b : b + c]) for b, c in zip(begins, counts, strict=True)])
-    if snapshot.documents is not None:
-        whole = snapshot.documents.query(normalised)
-        centroid = snapshot.documents.bm25(whole)[positions]
-    return positions, rows[best], np.stack([dense, centroid, lexical, coverage], axis=1).astype(np.float32)
-
-
-def confidence_features(scores: NDArray[np.float32], features: Floats) -> Floats:
-    """Features of the chance that each ranked entry is the right one: its own, and its lead on the next best."""
-    rival = np.full(len(scores), scores[0], np.float32)
-    rival[0] = scores[1] if len(scores) > 1 else 0.0
-    return np.column_stack([features, scores, scores - rival]).astype(np.float32)

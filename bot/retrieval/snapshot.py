@@ -1,172 +1,143 @@
-"""One state of an index: entries, their text units, vectors and term index; readers hold it while writers swap it."""
+"""One state of an index; readers hold it while a writer builds and swaps in the next one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bot.retrieval.cache import content_key
 from bot.retrieval.entry import Entry
-from bot.retrieval.lexical import Hashes, LexicalIndex, QueryTerms, hash_terms
+from bot.retrieval.lexical import Floats, Hashes, LexicalIndex, hash_terms
+from bot.retrieval.space import SCAN_ALL, Halves, Positions, Space, top
 from bot.retrieval.text import exact_key, is_cjk, normalise, sentences
 
-Floats = NDArray[np.float32]
-Halves = NDArray[np.float16]
-Positions = NDArray[np.int64]
-
-SCAN_ALL = 4_096
-"""Up to this many units every vector is compared; above, a projection picks candidates first."""
-_COARSE_DIM = 64
 _COARSE_UNITS = 256
 _LEXICAL_UNITS = 128
-_SAMPLE = 16_384
 _CHUNK_CJK = 120
-_CHUNK_LATIN = 320
+_CHUNK_LATIN = 240
 _MAX_UNIT = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A piece of an entry that is encoded and matched: a question, or some sentences of a passage."""
-
-    text: str
-    key: bytes
-    terms: Hashes
-
-
-def make_units(entry: Entry, kind: str) -> list[Unit]:
-    """The units of one entry: its texts, or chunks of whole sentences of them."""
-    pieces = list(entry.texts) if kind == "faq" else [part for text in entry.texts for part in chunks(text)]
-    units = []
-    for piece in pieces or [""]:
-        normalised = normalise(piece)[:_MAX_UNIT]
-        units.append(Unit(normalised, content_key(normalised), hash_terms(normalised)))
-    return units
-
-
 def chunks(text: str) -> list[str]:
-    """Whole sentences joined up to about 120 CJK or 320 Latin characters."""
+    """Whole sentences joined up to about 120 CJK or 240 Latin characters; longer ones are cut."""
     limit = _CHUNK_CJK if is_cjk(text) else _CHUNK_LATIN
     parts: list[str] = []
     current = ""
     for sentence in sentences(text):
-        while len(sentence) > 2 * limit:
-            if current:
+        for piece in _pieces(sentence, limit):
+            if current and len(current) + len(piece) > limit:
                 parts.append(current)
-                current = ""
-            parts.append(sentence[:limit])
-            sentence = sentence[limit:]
-        if current and len(current) + len(sentence) > limit:
-            parts.append(current)
-            current = sentence
-        else:
-            current = f"{current} {sentence}" if current else sentence
+                current = piece
+            else:
+                current = f"{current} {piece}" if current else piece
     return [*parts, current] if current else parts
 
 
-@dataclass(slots=True)
+def _pieces(sentence: str, limit: int) -> list[str]:
+    if len(sentence) <= 2 * limit:
+        return [sentence]
+    return [sentence[start : start + limit] for start in range(0, len(sentence), limit)]
+
+
+class Units:
+    """The pieces of entries that are encoded and matched (questions, or some sentences of a passage), in columns."""
+
+    def __init__(self, kind: str, entries: Sequence[Entry], old: Snapshot | None = None) -> None:
+        """Entries that stand unchanged in `old` are taken over from there."""
+        self.texts: list[str] = []
+        self.keys: list[bytes] = []
+        rows: list[Hashes] = []
+        counts: list[int] = []
+        for entry in entries:
+            position = old.positions.get(entry.id) if old is not None else None
+            if old is not None and position is not None and old.entries[position] == entry:
+                span = range(int(old.starts[position]), int(old.starts[position + 1]))
+                self.texts.extend(old.units.texts[span.start : span.stop])
+                self.keys.extend(old.units.keys[span.start : span.stop])
+                rows.extend(old.units.terms_of(row) for row in span)
+                counts.append(len(span))
+            else:
+                counts.append(self._add(kind, entry, rows))
+        self.offsets = _bounds(np.fromiter(map(len, rows), np.int64, len(rows)))
+        self.terms: Hashes = np.concatenate(rows) if rows else np.empty(0, np.uint32)
+        self.counts = np.asarray(counts, np.int64)
+
+    def _add(self, kind: str, entry: Entry, rows: list[Hashes]) -> int:
+        pieces = entry.texts if kind == "faq" else [part for text in entry.texts for part in chunks(text)]
+        title = hash_terms(normalise(entry.title)) if kind != "faq" else np.empty(0, np.uint32)
+        for piece in pieces or ("",):
+            normalised = unit_text(piece)
+            self.texts.append(piece)
+            self.keys.append(content_key(normalised))
+            rows.append(np.concatenate([title, hash_terms(normalised)]))
+        return max(len(pieces), 1)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def terms_of(self, row: int) -> Hashes:
+        return self.terms[self.offsets[row] : self.offsets[row + 1]]
+
+
+def unit_text(piece: str) -> str:
+    """What is encoded of a piece of an entry."""
+    return normalise(piece[: 2 * _MAX_UNIT])[:_MAX_UNIT]
+
+
 class Snapshot:
-    """Arrays over units (rows) that are grouped by entry: entry e owns rows starts[e]:starts[e+1]."""
+    """Entries, their units (entry e owns rows starts[e]:starts[e+1]), vectors, terms and vector space."""
 
-    kind: str
-    entries: list[Entry]
-    units: list[Unit]
-    starts: Positions
-    vectors: Halves
-    ready: NDArray[np.bool_]
-    exact: dict[str, tuple[int, str]]
-    positions: dict[str, int]
-    terms: LexicalIndex
-    documents: LexicalIndex | None
-    owner: NDArray[np.int32]
-    full: Floats | None = None
-    basis: Floats | None = None
-    coarse: Floats | None = None
-    mean: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    def __init__(self, kind: str, entries: Sequence[Entry], dim: int, old: Snapshot | None = None) -> None:
+        """Everything but the vectors: their rows are zeros and not `ready`, and there is no `space` yet."""
+        self.kind = kind
+        self.entries = list(entries)
+        self.positions = {entry.id: position for position, entry in enumerate(self.entries)}
+        self.units = Units(kind, self.entries, old)
+        self.starts = _bounds(self.units.counts)
+        self.owner = np.repeat(np.arange(len(self.entries), dtype=np.int32), self.units.counts)
+        self.terms = LexicalIndex(self.units.terms, self.units.offsets, self.owner)
+        self.documents = self._documents() if kind != "faq" else None
+        self.exact = self._exact() if kind == "faq" else {}
+        self.vectors: Halves = np.zeros((len(self.units), dim), np.float16)
+        self.ready: NDArray[np.bool_] = np.zeros(len(self.units), np.bool_)
+        self.space: Space | None = None
 
-    @classmethod
-    def build(cls, kind: str, entries: Sequence[Entry], units: Sequence[list[Unit]], dim: int) -> Snapshot:
-        """Everything but the vectors, which are rows of zeros that are not `ready`."""
-        counts = np.fromiter(map(len, units), np.int64, len(units))
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        owner = np.repeat(np.arange(len(entries), dtype=np.int32), counts)
-        flat = [unit for group in units for unit in group]
-        exact: dict[str, tuple[int, str]] = {}
-        for position, entry in enumerate(entries if kind == "faq" else ()):
-            for text in entry.texts:
-                key = exact_key(text)
-                if key:
-                    exact.setdefault(key, (position, text))
-        documents = None
-        if kind != "faq":
-            documents = LexicalIndex(
-                [
-                    np.concatenate([hash_terms(normalise(entry.title)), *(unit.terms for unit in group)])
-                    for entry, group in zip(entries, units, strict=True)
-                ]
-            )
-        return cls(
-            kind=kind,
-            entries=list(entries),
-            units=flat,
-            starts=starts,
-            vectors=np.zeros((len(flat), dim), np.float16),
-            ready=np.zeros(len(flat), np.bool_),
-            exact=exact,
-            positions={entry.id: position for position, entry in enumerate(entries)},
-            terms=LexicalIndex([unit.terms for unit in flat], owner),
-            documents=documents,
-            owner=owner,
-        )
+    def _documents(self) -> LexicalIndex:
+        offsets = self.units.offsets[self.starts]
+        return LexicalIndex(self.units.terms, offsets, np.arange(len(self.entries), dtype=np.int32))
 
-    def finish(self) -> None:
-        """Once all vectors stand: a float32 copy of a small set, a projection of a large one."""
-        if len(self.vectors) <= SCAN_ALL:
-            self.full = self.vectors.astype(np.float32)
-            return
-        step = max(1, len(self.vectors) // _SAMPLE)
-        sample = self.vectors[::step].astype(np.float32)
-        _, axes = np.linalg.eigh(sample.T @ sample)
-        self.basis = np.ascontiguousarray(axes[:, -_COARSE_DIM:])
-        self.coarse = np.empty((len(self.vectors), self.basis.shape[1]), np.float32)
-        for start in range(0, len(self.vectors), _SAMPLE):
-            self.coarse[start : start + _SAMPLE] = (
-                self.vectors[start : start + _SAMPLE].astype(np.float32) @ self.basis
-            )
+    def _exact(self) -> dict[str, int]:
+        """Row by exact key; the first entry that has a text keeps it."""
+        exact: dict[str, int] = {}
+        for row, text in enumerate(self.units.texts):
+            key = exact_key(text)
+            if key:
+                exact.setdefault(key, row)
+        return exact
 
-    def rows_of(self, candidates: Positions) -> tuple[Positions, Positions]:
-        """Rows of the units of these entries, and where each entry's run of rows begins."""
-        first = self.starts[candidates]
-        counts = self.starts[candidates + 1] - first
-        begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)[:-1]])
-        rows = np.repeat(first - begins, counts) + np.arange(int(counts.sum()))
+    def fit(self) -> None:
+        """Learn the vector space from the rows that are ready; readers see it whole or not at all."""
+        if len(self.units):
+            self.space = Space.fit(self.vectors, self.ready, self.starts, similar=self.kind == "faq")
+
+    def rows_of(self, positions: Positions) -> tuple[Positions, Positions]:
+        """Rows of the units of these entries, and where the run of each entry begins in them."""
+        counts = self.units.counts[positions]
+        begins = np.cumsum(counts) - counts
+        rows = np.repeat(self.starts[positions] - begins, counts) + np.arange(int(counts.sum()))
         return rows, begins
 
-    def similarities(self, vector: Floats, rows: Positions) -> Floats:
-        """Cosines of the query with these units; 0 where a unit is not encoded yet."""
-        if self.full is not None and len(rows) == len(self.full):
-            return self.full @ vector
-        found: Floats = self.vectors[rows].astype(np.float32) @ vector
-        return found
-
-    def candidates(self, vector: Floats, query: QueryTerms) -> Positions:
-        """Entries worth a closer look: all of a small set, else the best by projection and by terms."""
+    def candidates(self, mapped: Floats | None, *scores: Floats) -> Positions:
+        """Entries worth a closer look: all of a small set, else the best by projection and by these unit scores."""
         if len(self.units) <= SCAN_ALL:
             return np.arange(len(self.entries), dtype=np.int64)
-        lexical = self.terms.cosine(query)
-        chosen = [_top(lexical, _LEXICAL_UNITS)]
-        if self.documents is not None:
-            documents = self.documents.bm25(query)
-            chosen.append(self.starts[_top(documents, _LEXICAL_UNITS)])
-        if self.coarse is not None and self.basis is not None:
-            chosen.append(_top(self.coarse @ (vector @ self.basis), _COARSE_UNITS))
+        chosen = [top(each, _LEXICAL_UNITS) for each in scores]
+        if self.space is not None and mapped is not None:
+            chosen.append(self.space.nearest(mapped, _COARSE_UNITS))
         return np.unique(self.owner[np.concatenate(chosen)]).astype(np.int64)
 
 
-def _top(scores: Floats, count: int) -> Positions:
-    if len(scores) <= count:
-        return np.arange(len(scores), dtype=np.int64)
-    return np.argpartition(scores, -count)[-count:]
+def _bounds(counts: NDArray[np.int64]) -> Positions:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])

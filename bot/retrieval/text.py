@@ -16,21 +16,100 @@ _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _CJK = rf"[{_HAN}\u3040-\u30ff\uac00-\ud7af]"
 _DROPPED = re.compile("[\ud800-\udfff\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufe00-\ufe0f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\s]+")
-_TOKEN = re.compile(rf"(?P<cjk>{_CJK}+)|(?P<number>\d+(?:[.,:]\d+)*)|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)?)")
+_LETTER = rf"(?:(?!{_CJK})[^\W\d_])"
+_TOKEN = re.compile(rf"(?P<cjk>{_CJK}+)|(?P<number>\d+(?:[.,:]\d+)*)|(?P<word>{_LETTER}+(?:'{_LETTER}+)?)")
 _CJK_CHAR = re.compile(_CJK)
 _NOT_WORD = re.compile(r"[\W_]+")
 _SENTENCE_END = re.compile(r"[。！？!?；;]+[”’」』）)\"']*\s*|\.[\"')]*\s+|\n+")
 
 _ENGLISH_STOP = frozenset(
-    "a an the of to in on at by for from with and or as is are was were be been am do does did doing done have has"
-    " had it its this that these those there i me my we our us you your he she they them his her their what which"
-    " who whom whose when where why how can could will would shall should may might must if so than then about into"
-    " please hi hello hey thanks thank".split()
+    [
+        "a",
+        "an",
+        "the",
+        "of",
+        "to",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "from",
+        "with",
+        "and",
+        "or",
+        "as",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "am",
+        "do",
+        "does",
+        "did",
+        "doing",
+        "done",
+        "have",
+        "has",
+        "had",
+        "it",
+        "its",
+        "this",
+        "that",
+        "these",
+        "those",
+        "there",
+        "i",
+        "me",
+        "my",
+        "we",
+        "our",
+        "us",
+        "you",
+        "your",
+        "he",
+        "she",
+        "they",
+        "them",
+        "his",
+        "her",
+        "their",
+        "what",
+        "which",
+        "who",
+        "whom",
+        "whose",
+        "when",
+        "where",
+        "why",
+        "how",
+        "can",
+        "could",
+        "will",
+        "would",
+        "shall",
+        "should",
+        "may",
+        "might",
+        "must",
+        "if",
+        "so",
+        "than",
+        "then",
+        "about",
+        "into",
+        "please",
+        "hi",
+        "hello",
+        "hey",
+        "thanks",
+        "thank",
+    ]
 )
 _CHINESE_STOP = frozenset(
-    "的 了 吗 呢 吧 啊 呀 嘛 么 我 你 您 他 她 它 们 是 在 有 和 与 就 都 也 还 要 会 能 把 被 个 这 那 哪 什 怎 样 谁 几"
-    " 为 何 请 问 下 一 什么 怎么 怎样 如何 为什 为何 哪个 哪里 哪些 多少 几个 是否 可以 能不 不能 请问 一下 我的 你们 我们"
-    " 是什 是谁 怎么 么样 这个 那个 有什 有哪 吗 的是 的时 哪一 一个 是在 何时".split()
+    "的了吗呢吧啊呀嘛么我你您他她它们是在有和与就都也还要会能把被个这那哪什怎样谁几为何请问下一多少于时"
 )
 
 
@@ -112,9 +191,9 @@ def terms(text: str) -> list[str]:
     return found
 
 
-def stop_terms() -> frozenset[str]:
-    """Function words and question frames: terms that say little about the subject."""
-    return _ENGLISH_STOP | _CHINESE_STOP
+def weight_class(term: str) -> int:
+    """1 for a function word or question frame, which says little about the subject, else 0."""
+    return int(term in _ENGLISH_STOP or (len(term) <= 2 and _CHINESE_STOP.issuperset(term)))
 
 
 def sentences(text: str) -> list[str]:
