@@ -68,7 +68,6 @@ class Webchat:
         self._open_streams = 0
         self._asked: OrderedDict[tuple[str, str], _Asked] = OrderedDict()
         self._inlet: Inlet | None = None
-        self._closing = False
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """The page, its files, and what it calls."""
@@ -93,7 +92,6 @@ class Webchat:
 
     async def close(self) -> None:
         """End the streams; the pages come back when the bot does."""
-        self._closing = True
         for streams in self._streams.values():
             for stream in streams:
                 stream.close()
@@ -255,7 +253,7 @@ class Webchat:
         """Server-sent events: what was missed since Last-Event-ID (or ?after=), then what comes."""
         inlet, visitor = self._running(), self._known(request)
         after = max(_number(request.headers.get("Last-Event-ID")), _number(request.query.get("after")))
-        stream = self._join(visitor)
+        stream = self._join(visitor, request)
         try:
             try:
                 missed = await inlet.sent(self.kind, self.name, visitor, after=after, limit=RESUMED)
@@ -277,12 +275,16 @@ class Webchat:
             self._leave(visitor, stream)
         return response
 
-    def _join(self, visitor: str) -> EventStream:
+    def _join(self, visitor: str, request: web.Request) -> EventStream:
+        own = self._streams.get(visitor, ())
+        for left in own:
+            if left.is_gone():
+                left.close()
         if self._open_streams >= STREAMS:
             raise Refused(503, "too many pages are open", retry_after=30)
-        if len(self._streams.get(visitor, ())) >= STREAMS_PER_VISITOR:
+        if sum(not stream.is_gone() for stream in own) >= STREAMS_PER_VISITOR:
             raise Refused(429, "too many pages of one visitor are open", retry_after=30)
-        stream = EventStream()
+        stream = EventStream(lambda: request.transport is None)
         self._streams[visitor].append(stream)
         self._open_streams += 1
         return stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from aiohttp import web
 
@@ -22,10 +22,12 @@ class EventStream:
 
     Replies carry their row's id, so that a client which comes back says where it was. Of an answer that
     grows only the newest state waits, and the client is sent what it lacks of it. A client that does
-    not keep up is let go: it comes back and resumes.
+    not keep up is let go: it comes back and resumes. `is_gone` tells whether the client has left, which
+    writing finds out only at the next heartbeat.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_gone: Callable[[], bool] = lambda: False) -> None:
+        self.is_gone = is_gone
         self._events: deque[tuple[int, bytes]] = deque()
         self._growing: dict[str, str] = {}
         self._shown: dict[str, str] = {}
