@@ -57,6 +57,7 @@ class Dispatch:
         self._lanes: dict[str, deque[Arrival | _Wake]] = {}
         self._waiting: dict[str, Turn] = {}
         self._watchers: dict[int, list[asyncio.Future[Outcome]]] = {}
+        self._open: set[int] = set()  # unanswered here: no need to ask the database about them
         self._tasks: set[asyncio.Task[None]] = set()
         self._workers = asyncio.Semaphore(config.dispatch.workers)
         self._cooldowns = Cooldowns()
@@ -99,15 +100,14 @@ class Dispatch:
 
     async def outcome(self, inbox_id: int, *, wait: float = 0.0) -> Outcome:
         """See `Inlet.outcome`."""
-        watcher = asyncio.get_running_loop().create_future()
+        watcher: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         watchers = self._watchers.setdefault(inbox_id, [])
         watchers.append(watcher)
         try:
-            if not await self._desk.inbox.is_done(inbox_id):
+            if inbox_id in self._open or not await self._desk.inbox.is_done(inbox_id):
                 if wait <= 0:
                     return Outcome(inbox_id, done=False)
-                outcome: Outcome = await asyncio.wait_for(watcher, wait)
-                return outcome
+                return await asyncio.wait_for(watcher, wait)
         except TimeoutError:
             return Outcome(inbox_id, done=False)
         finally:
@@ -219,6 +219,7 @@ class Dispatch:
         return self.pending + self._desk.outbox.pending >= self._config.dispatch.queue
 
     def _enqueue(self, arrival: Arrival) -> None:
+        self._open.add(arrival.inbox_id)
         self._push(self._key(arrival.message), arrival)
 
     def _push(self, key: str, item: Arrival | _Wake) -> None:
@@ -282,6 +283,7 @@ class Dispatch:
 
     def answered(self, inbox_id: int, replies: tuple[Outgoing, ...]) -> None:
         """See `bot.turn.Lane`."""
+        self._open.discard(inbox_id)
         for watcher in self._watchers.get(inbox_id, ()):
             if not watcher.done():
                 watcher.set_result(Outcome(inbox_id, done=True, replies=replies))
