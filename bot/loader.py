@@ -111,8 +111,8 @@ def find_plugins(folders: Iterable[Path]) -> Iterator[Found]:
         yield Found(f"entry point {point.name}", point.value.partition(":")[0])
     for folder in folders:
         for path in sorted(folder.iterdir()):
-            if path.name.startswith((".", "_")):
-                continue
+            if path.name.startswith((".", "_", "test_")) or path.name in ("conftest.py", "tests"):
+                continue  # plugins lie beside their tests
             if path.suffix == ".py" and path.is_file():
                 yield Found(str(path), f"{PRIVATE_PREFIX}.{path.stem}", path)
             elif (path / "__init__.py").is_file():
