@@ -6,6 +6,7 @@ import errno
 import hmac
 import ipaddress
 import json
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -52,6 +53,7 @@ class Server:
         # A signature covers the bytes that were sent: bodies are not unpacked.
         self._runner = web.AppRunner(
             app,
+            logger=_ProtocolLog(logging.getLogger(__name__)),
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=KEEP_ALIVE,
@@ -68,7 +70,8 @@ class Server:
             await self._runner.cleanup()
             raise self._unusable(error) from error
         self.port = self._runner.addresses[0][1]
-        log.info("listening", host=self._settings.host, port=self.port)
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        log.info("listening", url=f"http://{host}:{self.port}/")
 
     async def stop(self) -> None:
         """Stop listening and end what is still open, streams included, within a few seconds."""
@@ -144,11 +147,19 @@ async def _errors(
         kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
         return _json(error.status, {"error": error.reason}, kept)
     except ConnectionError:
-        raise  # the client is gone: nobody to answer
+        return _json(400, {"error": "the client left"})  # nobody hears it
     except Exception:
         error_id = uuid4().hex[:16]
         log.exception("request failed", error_id=error_id, method=request.method, path=request.path)
         return _json(500, {"error": "Internal Server Error", "id": error_id})
+
+
+class _ProtocolLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp has to say: since `_errors` logs ours, only clients that do not speak HTTP are left."""
+
+    def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
+        """Anyone can provoke these: they must not fill the log."""
+        self.debug(msg, *args, **kwargs)
 
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
