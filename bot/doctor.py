@@ -1,0 +1,367 @@
+"""What a start of the bot needs, checked one by one: what was found, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import json
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+
+from bot.app import MODELS, App
+from bot.config import (
+    LoadedConfig,
+    LogSettings,
+    ModelSettings,
+    ServerSettings,
+    StoreSettings,
+    TelegramSettings,
+    WebhookSettings,
+    load_config,
+)
+from bot.errors import BotError, ConfigError, ConnectorError, StoreError
+from bot.loader import Failure, Loaded, load_plugins
+from bot.logs import Redactor, configure_logging, secret_values
+from bot.retrieval import load_encoder
+from bot.store import Store
+from bot.store.inspection import check_writable, database_file, revisions
+
+MIB = 1 << 20
+PLENTY, LITTLE = 1024 * MIB, 100 * MIB
+ANSWER_WITHIN = 10.0
+SKEW_NOTED, SKEW_HARMFUL = 10.0, 240.0  # signatures are good for 300 s
+OLDEST_SQLITE = (3, 35)  # RETURNING
+MODEL_PACKAGES = ("torch", "transformers", "sentencepiece", "safetensors", "huggingface_hub")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    check: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str = ""
+
+
+Check = Callable[[LoadedConfig], Coroutine[Any, Any, list[Finding]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """How a start went: plugins that are on, those that are off, and what was complained about."""
+
+    loaded: tuple[Loaded, ...]
+    failures: tuple[Failure, ...]
+    complaints: tuple[str, ...]
+
+
+async def rehearse(loaded: LoadedConfig) -> Rehearsal:
+    """Start all plugins on a database in memory, without connectors and without the model, and stop again.
+
+    Replaces the configuration of logs. Raises what a start raises.
+    """
+    config = loaded.config.model_copy(update={"log": LogSettings(level="warning", format="json")})
+    lines = io.StringIO()
+    configure_logging(config, lines)
+    alone = {
+        "store": StoreSettings(url="sqlite+aiosqlite:///:memory:"),
+        "model": ModelSettings(),
+        "connectors": (),
+    }
+    app = App(replace(loaded, config=config.model_copy(update=alone)), connectors=[], serve=False)
+    try:
+        await app.start()
+        program = app.program
+    finally:
+        await app.stop()
+    complaints = [json.loads(line) for line in lines.getvalue().splitlines()]
+    return Rehearsal(
+        program.loaded,
+        program.failures,
+        tuple(_complaint(fields) for fields in complaints if fields["event"] != "plugin is off"),
+    )
+
+
+async def examine(file: Path | None) -> AsyncIterator[Finding]:
+    """Everything, the cheap and fundamental first; without a usable configuration, that is all there is."""
+    yield _python()
+    yield _sqlite()
+    try:
+        loaded = load_config(file)
+        configure_logging(loaded.config, io.StringIO())  # what is wrong becomes a finding
+        App(loaded, connectors=[], serve=False)  # plugins' settings and texts
+    except ConfigError as error:
+        yield _failed("configuration", error)
+        return
+    yield Finding("configuration", "ok", str(loaded.file or "built-in defaults (no ./config.yaml)"))
+    for warning in loaded.warnings:
+        yield Finding("configuration", "warn", warning, "set the variable, or correct the entry")
+    hidden = Redactor(secret_values(loaded.config))
+    for check in (_database, _schema, _plugins, _encoder, _model, _port, _connectors):
+        for finding in await _guarded(check, loaded):
+            yield replace(finding, detail=hidden.text(finding.detail))
+
+
+async def _guarded(check: Check, loaded: LoadedConfig) -> list[Finding]:
+    """A check that breaks is a finding, too."""
+    name = check.__name__.strip("_")
+    try:
+        return await check(loaded)
+    except ConfigError as error:
+        return [_failed(name, loaded.located(error))]
+    except BotError as error:
+        return [_failed(name, error)]
+    except Exception as error:
+        return [Finding(name, "fail", f"{type(error).__name__}: {error}")]
+
+
+def _failed(check: str, error: BotError) -> Finding:
+    remedy = getattr(error, "remedy", None) or ""
+    return Finding(check, "fail", str(error).removesuffix(f"; {remedy}"), remedy)
+
+
+def _complaint(fields: dict[str, str]) -> str:
+    """A log line in few words."""
+    said = [fields[key] for key in ("plugin", "event", "problem", "exception") if fields.get(key)]
+    return ": ".join(said)
+
+
+# -- this machine -----------------------------------------------------------------------------
+
+
+def _python() -> Finding:
+    return Finding("Python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def _sqlite() -> Finding:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        return Finding("SQLite", "fail", sqlite3.sqlite_version, "use a Python with SQLite 3.35 or newer")
+    return Finding("SQLite", "ok", sqlite3.sqlite_version)
+
+
+async def _database(loaded: LoadedConfig) -> list[Finding]:
+    store = Store(loaded.config.store.url)
+    file = database_file(store.url)
+    disk = [_disk(file.parent)] if file else []
+    if file is not None and not file.exists():
+        return [_new_database(file), *disk]
+    try:
+        began = time.monotonic()
+        await check_writable(store)
+        took = round((time.monotonic() - began) * 1000)
+    except StoreError as error:
+        remedy = "check the path, its permissions, and what else uses the database"
+        return [Finding("database", "fail", f"{file or store.place}: {error}", remedy), *disk]
+    finally:
+        await store.close()
+    return [Finding("database", "ok", f"{file or store.place}, writable, {took} ms"), *disk]
+
+
+def _new_database(file: Path) -> Finding:
+    if os.access(file.parent, os.W_OK | os.X_OK):
+        return Finding("database", "ok", f"{file}, made by the first start")
+    return Finding(
+        "database", "fail", f"{file.parent} is not writable", "change its permissions or store.url"
+    )
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    detail = f"{free // MIB:,} MiB free in {folder}"
+    if free >= PLENTY:
+        return Finding("disk", "ok", detail)
+    return Finding("disk", "warn" if free >= LITTLE else "fail", detail, "make room, or move the database")
+
+
+async def _schema(loaded: LoadedConfig) -> list[Finding]:
+    store = Store(loaded.config.store.url)
+    file = database_file(store.url)
+    if file is not None and not file.exists():
+        return []
+    plugins = load_plugins(loaded).loaded
+    folders = {item.plugin.name: item.plugin.tables for item in plugins if item.plugin.tables}
+    try:
+        found = await revisions(store, folders)
+    finally:
+        await store.close()
+    strange = [f"{item.owner} ({item.current})" for item in found if not item.known]
+    if strange:
+        detail = f"made by a newer version: {', '.join(strange)}"
+        return [Finding("schema", "fail", detail, "install that version, or go back to a backup")]
+    old = [item.owner for item in found if not item.is_newest]
+    if old:
+        remedy = "nothing: the next start does it; or run glmbot db upgrade"
+        return [Finding("schema", "warn", f"to be upgraded: {', '.join(old)}", remedy)]
+    return [Finding("schema", "ok", f"newest: {', '.join(item.owner for item in found)}")]
+
+
+async def _port(loaded: LoadedConfig) -> list[Finding]:
+    settings = loaded.config.server
+    place = f"{settings.host}:{settings.port}"
+    try:
+        await asyncio.to_thread(_bind, settings)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and await _is_glmbot(settings):
+            return [Finding("port", "ok", f"{place} is served by a running glmbot")]
+        return [
+            Finding(
+                "port", "fail", f"{place}: {error.strerror or error}", "change server.host or server.port"
+            )
+        ]
+    if settings.port == 0:
+        return [Finding("port", "ok", f"any free port of {settings.host}")]
+    return [Finding("port", "ok", f"{place} is free")]
+
+
+def _bind(settings: ServerSettings) -> None:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind, protocol) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tried.bind(address)
+        tried.listen(1)
+
+
+async def _is_glmbot(settings: ServerSettings) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/healthz"
+    try:
+        async with _session() as session, session.get(url) as response:
+            return response.headers.get("Server") == "glmbot"
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False
+
+
+# -- plugins, encoder, model ------------------------------------------------------------------
+
+
+async def _plugins(loaded: LoadedConfig) -> list[Finding]:
+    """A start with what it complains about; FAQ and documents are read by it."""
+    began = time.monotonic()
+    rehearsal = await rehearse(loaded)
+    took = time.monotonic() - began
+    names = ", ".join(item.plugin.name for item in rehearsal.loaded) or "none"
+    return [
+        Finding("plugins", "ok", f"{names}; started in {took:.1f} s"),
+        *(
+            Finding(
+                "plugins",
+                "fail",
+                f"{item.name} is off: {item.problem}",
+                f"mend it, or set plugins.{item.name}.enabled to false",
+            )
+            for item in rehearsal.failures
+        ),
+        *(Finding("plugins", "warn", text, "mend what it names") for text in rehearsal.complaints),
+    ]
+
+
+async def _encoder(loaded: LoadedConfig) -> list[Finding]:
+    encoder = load_encoder(loaded.config.retrieval.encoder)
+    began = time.monotonic()
+    vectors = await asyncio.to_thread(encoder.encode, ["运费是多少？", "What does shipping cost?"])
+    took = time.monotonic() - began
+    return [Finding("encoder", "ok", f"{encoder.name}, {vectors.shape[1]} dimensions, {took:.1f} s")]
+
+
+async def _model(loaded: LoadedConfig) -> list[Finding]:
+    settings = loaded.config.model
+    if settings.backend == "local" and settings.path is None:
+        return [Finding("model", "ok", "no weights configured: answers are extractive")]
+    if settings.backend not in {point.name for point in entry_points(group=MODELS)}:
+        detail = f"this installation has no backend {settings.backend!r}"
+        return [Finding("model", "fail", detail, "set model.path to null for extractive answers")]
+    if settings.backend == "openai":
+        return (await _reach("model", settings.base_url or ""))[:1]
+    missing = [name for name in MODEL_PACKAGES if find_spec(name) is None]
+    if missing:
+        detail = f"not installed: {', '.join(missing)}"
+        return [Finding("model", "fail", detail, "run: pip install 'glmbot[model]'")]
+    return [Finding("model", "ok", f"{settings.path}, {settings.quantization} on {settings.device}")]
+
+
+# -- platforms --------------------------------------------------------------------------------
+
+
+async def _connectors(loaded: LoadedConfig) -> list[Finding]:
+    """Every connector's platform at once, in the order of the configuration."""
+    checks: list[Awaitable[list[Finding]]] = []
+    local: list[Finding] = []
+    for item in loaded.config.connectors:
+        name = f"{item.type} {item.name}"
+        match item:
+            case TelegramSettings():
+                checks.append(_telegram(name, item))
+            case WebhookSettings() if item.reply_url:
+                checks.append(_reach(name, item.reply_url))
+            case _:
+                local.append(Finding(name, "ok", "needs no platform"))
+    return [*local, *(finding for found in await asyncio.gather(*checks) for finding in found)]
+
+
+async def _telegram(name: str, settings: TelegramSettings) -> list[Finding]:
+    from bot.connectors.telegram.api import BotApi
+
+    found = await _reach(name, settings.api_base)
+    if found[0].state == "fail":
+        return found
+    async with _session() as session:
+        began = time.monotonic()
+        try:
+            me = await BotApi(settings.api_base, settings.token, session).call("getMe", timeout=ANSWER_WITHIN)
+        except ConnectorError as error:
+            refused = error.code in (401, 403, 404)
+            remedy = "copy the token from @BotFather again" if refused else "try again in a minute"
+            return [Finding(name, "fail", error.problem, remedy), *found[1:]]
+        took = round((time.monotonic() - began) * 1000)
+    bot = me.get("username", "?") if isinstance(me, dict) else "?"
+    return [Finding(name, "ok", f"@{bot}, getMe in {took} ms"), *found[1:]]
+
+
+async def _reach(name: str, url: str) -> list[Finding]:
+    """Whether anything answers there, and how far its clock is from this machine's."""
+    sent, began = time.time(), time.monotonic()
+    try:
+        async with _session() as session, session.head(url, allow_redirects=False) as response:
+            date = response.headers.get("Date", "")
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        detail = f"{url} cannot be reached: {_reason(error)}"
+        return [Finding(name, "fail", detail, "check the address, DNS, firewall and proxy (HTTPS_PROXY)")]
+    took = time.monotonic() - began
+    found = [Finding(name, "ok", f"{url} answers in {took * 1000:.0f} ms")]
+    try:
+        theirs = parsedate_to_datetime(date).timestamp() + 0.5  # it has whole seconds
+    except ValueError:
+        return found
+    skew = sent + took / 2 - theirs
+    detail = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} {url}"
+    if abs(skew) < SKEW_NOTED:
+        return [*found, Finding("clock", "ok", f"within {SKEW_NOTED:g} s of {url}")]
+    state: Literal["warn", "fail"] = "warn" if abs(skew) < SKEW_HARMFUL else "fail"
+    return [*found, Finding("clock", state, detail, "set this machine's clock (NTP)")]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {ANSWER_WITHIN:g} s"
+    return str(error) or type(error).__name__
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN))
