@@ -116,6 +116,31 @@ async def test_errors_are_json_and_tell_nothing_of_the_inside(start: Any) -> Non
     assert entry["error_id"] == answer["id"]
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"garbage\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"POST /test HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\ntoo short",
+        b"POST /test HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nabc",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+    ],
+)
+async def test_nobody_can_fill_the_log_by_speaking_bad_http(
+    start: Any, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await start()
+    with capture_logs() as logs:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.server.port)
+        writer.write(sent)
+        writer.write_eof()
+        assert b"Traceback" not in await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        assert (await running.json("GET", "/healthz"))[0] == 200
+    assert not logs
+    assert not [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")]
+
+
 async def test_metrics_without_a_token_are_for_this_machine_only(start: Any) -> None:
     running = await start()
     async with running.call("GET", "/metrics") as response:
