@@ -29,7 +29,9 @@ class Background:
         if earlier is not None:
             earlier.cancel()
         self._stopped.clear()
-        self._tasks[name] = asyncio.create_task(self._run(name, work), name=f"{self.plugin}: {name}")
+        task = asyncio.create_task(self._run(name, work), name=f"{self.plugin}: {name}")
+        task.add_done_callback(lambda _: work.close())  # it may be cancelled before it began
+        self._tasks[name] = task
 
     def check(self) -> None:
         """Raise CancelledError once the bot stops; callable from any thread."""

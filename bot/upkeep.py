@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 LOOK_EVERY = 15.0
-AT_ONCE = 2_000
-"""Up to this many texts, of some 100 characters, are indexed before messages are taken, more meanwhile."""
+AT_ONCE = 100
+"""Up to this many entries are indexed before messages are taken."""
+PATIENCE = 2.0
+"""Seconds that more of them may delay the start; then they are indexed while the bot serves."""
 _TELL_EVERY = 5.0
 
 
@@ -35,53 +39,67 @@ class Source(Protocol):
 
 
 async def keep_index(
-    index: Index, source: Source, background: Background, *, look_every: float = LOOK_EVERY
+    index: Index, source: Source, background: Background, *, look_every: float | None = None
 ) -> None:
-    """Fill the index, a large one in the background, and fill it again whenever the source changes.
+    """Fill the index, and fill it again whenever the source changes.
 
-    Raises what the first `load` raises.
+    A large one is filled while the bot serves: the very questions are found at once, others by their words
+    and more and more by their sense. Raises what the first `load` raises.
     """
     entries, version = await source.load()
-    pieces = sum(len(text) // 100 + 1 for entry in entries for text in entry.texts)
-    late: Sequence[Entry] | None = entries
-    if pieces <= AT_ONCE:
-        await _fill(index, entries, background)
-        late = None
-    background.start("index", _follow(index, source, background, look_every, version, late))
+    upkeep = _Upkeep(index, source, background, LOOK_EVERY if look_every is None else look_every)
+    if len(entries) <= AT_ONCE:
+        await upkeep.fill(entries)
+        background.start("index", upkeep.follow(version))
+        return
+    filled = asyncio.Event()
+    background.start("index", upkeep.fill_and_follow(entries, version, filled))
+    with suppress(TimeoutError):
+        await asyncio.wait_for(filled.wait(), PATIENCE)
 
 
-async def _follow(
-    index: Index,
-    source: Source,
-    background: Background,
-    look_every: float,
-    version: object,
-    late: Sequence[Entry] | None,
-) -> None:
-    if late is not None:
-        await _fill(index, late, background)
-        late = None  # the index has them: nothing else keeps them in memory
-    while True:
-        await asyncio.sleep(look_every)
+@dataclass(frozen=True, slots=True)
+class _Upkeep:
+    index: Index
+    source: Source
+    background: Background
+    look_every: float
+
+    async def fill_and_follow(self, entries: Sequence[Entry], version: object, filled: asyncio.Event) -> None:
         try:
-            if await source.version() != version:
-                entries, version = await source.load()
-                await _fill(index, entries, background)
-        except BotError as error:
-            log.error("an index cannot be brought up to date", plugin=background.plugin, problem=str(error))
+            await self.fill(entries)
+        finally:
+            filled.set()
+        del entries  # the index has them: nothing else keeps them in memory
+        await self.follow(version)
 
+    async def follow(self, version: object) -> None:
+        while True:
+            await asyncio.sleep(self.look_every)
+            try:
+                if await self.source.version() != version:
+                    version = await self.refill()
+            except BotError as error:
+                plugin = self.background.plugin
+                log.error("an index cannot be brought up to date", plugin=plugin, problem=str(error))
 
-async def _fill(index: Index, entries: Sequence[Entry], background: Background) -> None:
-    """Index the entries in a thread; the old ones answer until then."""
-    began = told = time.monotonic()
+    async def refill(self) -> object:
+        entries, version = await self.source.load()
+        await self.fill(entries)
+        return version
 
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        background.check()
-        if time.monotonic() - told >= _TELL_EVERY:
-            told = time.monotonic()
-            log.info("indexing", plugin=background.plugin, done=done, total=total)
+    async def fill(self, entries: Sequence[Entry]) -> None:
+        """Index the entries in a thread; the old ones answer until then."""
+        plugin = self.background.plugin
+        began = told = time.monotonic()
 
-    await asyncio.to_thread(index.replace, entries, progress)
-    seconds = round(time.monotonic() - began, 2)
-    log.info("indexed", plugin=background.plugin, entries=len(entries), seconds=seconds)
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            self.background.check()
+            if time.monotonic() - told >= _TELL_EVERY:
+                told = time.monotonic()
+                log.info("indexing", plugin=plugin, done=done, total=total)
+
+        await asyncio.to_thread(self.index.replace, entries, progress)
+        seconds = round(time.monotonic() - began, 2)
+        log.info("indexed", plugin=plugin, entries=len(entries), seconds=seconds)

@@ -169,17 +169,14 @@ def _read_xlsx(file: Path) -> Iterator[Record]:
 
     _check_archive(file)
     try:
-        with warnings.catch_warnings():
+        with file.open("rb") as opened, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl warns of styles and extensions that do not matter here
-            book = load_workbook(file, read_only=True, keep_links=False)
-            try:
-                if not book.worksheets:
-                    raise DataError("the workbook has no sheet", file=file)
-                sheet = book.worksheets[0]
-                sheet.reset_dimensions()
-                yield from _records(file, _sheet_rows(sheet))
-            finally:
-                book.close()
+            book = load_workbook(opened, read_only=True, keep_links=False)
+            if not book.worksheets:
+                raise DataError("the workbook has no sheet", file=file)
+            sheet = book.worksheets[0]
+            sheet.reset_dimensions()
+            yield from _records(file, _sheet_rows(sheet))
     except DataError:
         raise
     except Exception as error:  # a crafted workbook makes openpyxl raise almost anything

@@ -55,14 +55,14 @@ async def stop(background: Background) -> None:
 @plugin.message(to_me, priority=20)
 async def answer(message: Message, index: Index, config: Config) -> Reply | None:
     """The entry's answer, when it is sure enough to be the right one."""
-    hit = index.exact(message.text) or await _best(index, message.text)
+    hit = await _best(index, message.text)
     return _reply(hit) if hit and (hit.exact or hit.confidence >= threshold(index, config)) else None
 
 
 @plugin.message(unasked, priority=20, overhear=True)
 async def overhear(message: Message, index: Index) -> Reply | None:
     """In a group that wants it: answer what nobody asked the bot, when the answer is near certain."""
-    hit = index.exact(message.text) or await _best(index, message.text)
+    hit = await _best(index, message.text)
     return _reply(hit) if hit and (hit.exact or hit.confidence >= NEAR_CERTAIN) else None
 
 
@@ -85,7 +85,7 @@ async def choose(match: re.Match[str], session: Session, index: Index) -> Reply 
 @plugin.message(to_me, priority=60)
 async def did_you_mean(message: Message, index: Index, config: Config, session: Session) -> Reply | None:
     """Near misses that nothing else answered, as questions to choose from."""
-    hits = near_misses(await asyncio.to_thread(index.search, message.text), threshold(index, config))
+    hits = near_misses(await _search(index, message.text), threshold(index, config))
     if not hits:
         return None
     questions = tuple(hit.entry.texts[0] for hit in hits)
@@ -110,8 +110,20 @@ def near_misses(hits: list[Hit], threshold: float) -> list[Hit]:
     return [hit for hit in hits if hit.score >= RIVAL * hits[0].score][:OFFERED]
 
 
+async def _search(index: Index, text: str, most: int = 5) -> list[Hit]:
+    """Fused retrieval, off the event loop; a bare number or sign would only find the same figure."""
+    if not any(map(str.isalpha, text)):
+        return []
+    return await asyncio.to_thread(index.search, text, most)
+
+
 async def _best(index: Index, text: str) -> Hit | None:
-    return await asyncio.to_thread(index.best, text)
+    """The very question at once, else the best similar one."""
+    exact = index.exact(text)
+    if exact is not None:
+        return exact
+    hits = await _search(index, text, 1)
+    return hits[0] if hits else None
 
 
 def _reply(hit: Hit) -> Reply:

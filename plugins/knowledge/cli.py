@@ -68,7 +68,7 @@ async def _add(paths: list[Path], config: Path | None) -> int:
     from plugins.knowledge.tables import KnowledgeTable
 
     files, problems = await asyncio.to_thread(list_files, [path.absolute() for path in paths])
-    reading = Reading(problems=problems)
+    reading = Reading(problems=list(problems))
     async with open_workspace(plugin, config) as work:
         table = KnowledgeTable(work.store)
         known = {document.path: document for document in await table.documents()}

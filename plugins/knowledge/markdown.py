@@ -11,8 +11,8 @@ _HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _RULE = re.compile(r" {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})")
-_ITEM = re.compile(r"[ \t]*(?:[-*+][ \t]+(?:\[[ xX]\][ \t]+)?|(\d{1,9}[.)])[ \t]+)")
-_QUOTE = re.compile(r" {0,3}(?:> ?)+")
+_ITEM = re.compile(r"^[ \t]*(?:[-*+][ \t]+(?:\[[ xX]\][ \t]+)?|(\d{1,9}[.)])[ \t]+)")
+_QUOTE = re.compile(r"^ {0,3}(?:> ?)+")
 _TABLE_RULE = re.compile(r" {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
 _CELL = re.compile(r"(?<!\\)\|")
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
@@ -28,8 +28,12 @@ _TITLE = re.compile(r"(?m)^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$")
 
 _SHORT_LINE = 40
 _NUMBERED = re.compile(
-    r"(?:第[一二三四五六七八九十百\d]{1,4}[章节部分篇条][、：:\s]?|[一二三四五六七八九十]{1,3}[、.．]|"
-    r"[（(][一二三四五六七八九十]{1,3}[）)]|\d{1,2}(?:\.\d{1,2}){0,3}[.、．]?\s|[IVX]{1,4}\.\s|【)"
+    r"(?P<chapter>第[一二三四五六七八九十百\d]{1,4}[章节部分篇条][、：:\s]?)|"
+    r"(?P<han>[一二三四五六七八九十]{1,3}[、.．])|"
+    r"(?P<enclosed>[（(][一二三四五六七八九十\d]{1,3}[）)])|"
+    r"(?P<figure>\d{1,2}(?:\.\d{1,2}){0,3}[.、．)]?\s)|"
+    r"(?P<roman>[IVX]{1,4}\.\s)|"
+    r"(?P<bracket>【)"
 )
 _ENDS_SENTENCE = tuple("。！？；，,;.!?…")
 
@@ -145,12 +149,19 @@ def _cells(line: str) -> list[str]:
 
 
 def _is_heading(lines: list[str], first: bool) -> bool:
+    """Whether a block begins with a heading: short, no sentence, alone or numbered unlike the next line."""
     line = lines[0]
     if len(line) > _SHORT_LINE or line.endswith(_ENDS_SENTENCE) or line.startswith(("-", "*", "•", "·")):
         return False
-    if len(lines) == 1:
+    if len(lines) == 1 or first:
         return True
-    return first or (_NUMBERED.match(line) is not None and not _NUMBERED.match(lines[1]))
+    style = _numbering(line)
+    return style is not None and style != _numbering(lines[1])
+
+
+def _numbering(line: str) -> str | None:
+    found = _NUMBERED.match(line)
+    return found.lastgroup if found else None
 
 
 def _titled(outline: Outline, title: str, name: str) -> Document:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+_SENTENCE_END = re.compile(r"[。；！？]|[.;!?](?=\s)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,13 @@ class Outline:
 
 
 def _table_line(head: Sequence[str], row: Sequence[str]) -> str:
-    """`配送范围：江浙沪；时效：1–2 天。` of a header and a row."""
+    """`配送范围：江浙沪 · 时效：1–2 天。` of a header and a row: one sentence, so that it is quoted whole."""
     wide = any("\u2e80" < char < "\uffef" for char in "".join((*head, *row)))
-    colon, comma, stop = ("：", "；", "。") if wide else (": ", "; ", ".")
+    colon, stop = ("：", "。") if wide else (": ", ".")
     cells = []
     for position, cell in enumerate(row):
         name = head[position] if position < len(head) else ""
+        cell = _SENTENCE_END.sub(lambda end: "，" if end[0] in "。；！？" else ",", cell.rstrip("。；.;"))
         if cell:
             cells.append(f"{name}{colon}{cell}" if name else cell)
-    return comma.join(cells) + stop
+    return " · ".join(cells) + stop

@@ -70,6 +70,8 @@ async def answer(
     message: Message, session: Session, index: Index, config: Config, model: ChatModel | None
 ) -> Reply | Stream | None:
     """What the documents say, when a passage is sure enough to be about the question."""
+    if not any(map(str.isalpha, message.text)):
+        return None  # a bare number or sign would only find a passage with the same figure
     hits = await asyncio.to_thread(index.search, message.text, PASSAGES)
     if not hits or hits[0].confidence < threshold(index, config):
         return None

@@ -45,6 +45,8 @@ def list_files(folders: Sequence[Path]) -> tuple[list[Path], list[DataError]]:
     problems: list[DataError] = []
     for folder in folders:
         try:
+            if not folder.exists():
+                raise DataError("no such file or folder", file=folder)
             files.update(dict.fromkeys([folder] if folder.is_file() else find_documents(folder)))
         except DataError as error:
             problems.append(error)
@@ -83,7 +85,7 @@ def read_files(files: Sequence[Path], known: Mapping[str, Stored], *, added: boo
 async def sync(table: KnowledgeTable, folders: Sequence[Path]) -> list[DataError]:
     """Take changed files of the folders into the table, drop vanished ones; returns what could not be read.
 
-    What was added by hand stays. A file that cannot be read any more keeps its last good passages.
+    What was added by hand stays. A file or folder that cannot be read any more keeps its last good passages.
     Raises StoreError.
     """
     known = {document.path: document for document in await table.documents()}
@@ -92,7 +94,12 @@ async def sync(table: KnowledgeTable, folders: Sequence[Path]) -> list[DataError
     from_folders = [file for file in files if str(file) not in added]
     reading = await asyncio.to_thread(read_files, from_folders, known, added=False)
     present = set(map(str, files))
-    gone = [document.id for path, document in known.items() if not document.added and path not in present]
+    lost = [problem.file for problem in problems if problem.file]
+    gone = [
+        document.id
+        for path, document in known.items()
+        if not document.added and path not in present and not any(map(Path(path).is_relative_to, lost))
+    ]
     if reading.documents or reading.touched or gone:
         await table.write(reading.documents, touched=reading.touched, gone=gone)
     return problems + reading.problems

@@ -1,0 +1,89 @@
+"""Documents in a running bot: quoted with a citation, or put into the model's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from bot import ModelBusy, ModelError
+from bot.retrieval import Entry, Hit
+from bot.testing import BotTester
+from plugins.knowledge.plugin import plugin
+from plugins.knowledge.prompt import BUDGET, make_prompt
+
+GUIDE = """# 配送说明
+
+## 偏远地区
+新疆和西藏满 199 元包邮，不满收取 18 元，一般五到七天送达。
+
+## 大件
+德邦物流送货前一天打电话约定时段，不负责拆箱。
+"""
+QUESTION = "新疆西藏满多少元包邮"
+
+
+@pytest.fixture
+def bot(bot_tester: BotTester, tmp_path: Path) -> BotTester:
+    (tmp_path / "guide.md").write_text(GUIDE, "utf-8")
+    return bot_tester.use(plugin, folders=[str(tmp_path)], threshold=0.3)
+
+
+async def test_without_a_model_the_best_sentences_are_quoted_with_their_place(bot: BotTester) -> None:
+    said = await bot.private().say(QUESTION)
+    assert "199 元包邮" in said.text
+    assert "德邦" not in said.text
+    assert said.sources == ("配送说明 › 偏远地区",)
+    assert [reply.feedback for reply in said.replies] == [True]
+
+
+async def test_what_the_documents_do_not_say_is_not_answered(bot: BotTester) -> None:
+    for text in ("今天天气怎么样", "199", "???"):
+        assert (await bot.private().say(text)).sources == ()
+
+
+async def test_with_a_model_the_passages_go_into_the_prompt_and_are_cited(bot: BotTester) -> None:
+    bot.with_model(lambda prompt: ["满 199 元", "就包邮。"])
+    said = await bot.private().say(QUESTION)
+    assert said.text == "满 199 元就包邮。"
+    assert said.sources[0] == "配送说明 › 偏远地区"
+    assert bot.model is not None
+    [(prompt, history)] = bot.model.prompts
+    assert "新疆和西藏满 199 元包邮" in prompt
+    assert prompt.endswith(QUESTION)
+    assert history == []
+
+
+@pytest.mark.parametrize("failure", [ModelBusy(9), ModelError("gone"), None])
+async def test_a_model_that_does_not_answer_leaves_the_quotation(
+    bot: BotTester, failure: Exception | None
+) -> None:
+    def answer(prompt: str) -> Iterable[str]:
+        if failure is not None:
+            raise failure
+        return [" "]
+
+    said = await bot.with_model(answer).private().say(QUESTION)
+    assert "199 元包邮" in said.text
+    assert said.sources[0] == "配送说明 › 偏远地区"
+
+
+async def test_a_model_is_not_asked_what_the_documents_do_not_say(bot: BotTester) -> None:
+    bot.with_model(lambda prompt: ["nonsense"])
+    assert (await bot.private().say("今天天气怎么样")).sources == ()
+    assert bot.model is not None
+    assert bot.model.prompts == []
+
+
+def test_the_prompt_keeps_its_budget_and_the_best_passage() -> None:
+    def hit(text: str) -> Hit:
+        return Hit(text[:1], 0.9, False, Entry(text[:1], (text,), text, title=text[:1]), text, 1.0)
+
+    hits = [hit("a" * BUDGET), hit("b")]
+    prompt, used = make_prompt("{question}?", hits, "en", len)
+    assert [each.id for each in used] == ["a"]
+    assert prompt.endswith("Question: {question}?")
+    prompt, used = make_prompt("问", [hit("a"), hit("b"), hit("c" * BUDGET)], "zh", len)
+    assert [each.id for each in used] == ["a", "b"]
+    assert "[2] b" in prompt

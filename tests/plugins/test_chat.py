@@ -1,0 +1,76 @@
+"""Free talk: with a model it remembers and streams, without one it leaves the question to others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from bot import ModelBusy, ModelError
+from bot.testing import BotTester
+from plugins.chat.plugin import plugin
+
+
+@pytest.fixture
+def bot(bot_tester: BotTester) -> BotTester:
+    return bot_tester.use(plugin)
+
+
+async def test_without_a_model_it_stays_out_of_the_way(bot: BotTester) -> None:
+    assert "答不上来" in (await bot.private().say("你好")).text
+
+
+async def test_the_talk_so_far_goes_to_the_model(bot: BotTester) -> None:
+    user = bot.with_model(lambda question: ["回答：", question]).private()
+    assert (await user.say("一")).text == "回答：一"
+    assert (await user.say("二")).text == "回答：二"
+    assert bot.model is not None
+    question, history = bot.model.prompts[1]
+    assert question == "二"
+    assert [(turn.question, turn.answer) for turn in history] == [("一", "回答：一")]
+
+
+async def test_users_do_not_share_a_talk(bot: BotTester) -> None:
+    bot.with_model(lambda question: ["ok"])
+    await bot.private("u1").say("一")
+    await bot.private("u2").say("二")
+    assert bot.model is not None
+    assert bot.model.prompts[1] == ("二", [])
+
+
+async def test_clear_forgets_the_talk(bot: BotTester) -> None:
+    user = bot.with_model(lambda question: ["ok"]).private()
+    assert "没有需要清除" in (await user.say("/清空")).text
+    await user.say("一")
+    assert "忘掉了" in (await user.say("/clear")).text
+    await user.say("二")
+    assert bot.model is not None
+    assert "一" not in [turn.question for turn in bot.model.prompts[-1][1]]
+
+
+async def test_a_busy_model_says_so_with_the_time_to_wait(bot: BotTester) -> None:
+    def answer(question: str) -> Iterable[str]:
+        raise ModelBusy(7)
+
+    assert "7 秒" in (await bot.with_model(answer).private().say("你好")).text
+
+
+async def test_a_model_that_is_away_or_silent_is_admitted(bot: BotTester) -> None:
+    def answer(question: str) -> Iterable[str]:
+        if question == "silence":
+            return ["", " "]
+        raise ModelError("gone")
+
+    user = bot.with_model(answer).private()
+    assert "智能对话暂时用不了" in (await user.say("你好")).text
+    assert "don't know" in (await user.say("silence")).text
+
+
+async def test_an_answer_that_breaks_off_keeps_what_was_said(bot: BotTester) -> None:
+    def answer(question: str) -> Iterator[str]:
+        yield "半句"
+        raise ModelError("gone")
+
+    text = (await bot.with_model(answer).private().say("你好")).text
+    assert text.startswith("半句")
+    assert "打断" in text

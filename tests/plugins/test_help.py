@@ -1,0 +1,69 @@
+"""/help and /start: what a user may use, in his language, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from bot import Plugin, cooldown, role
+from bot.testing import BotTester
+from plugins.chat.plugin import plugin as chat
+from plugins.help.plugin import plugin as help_
+
+shop = Plugin("shop")
+
+
+@shop.command("repair", "报修", help="open a repair ticket", rules=[cooldown("1h")])
+def repair() -> str:
+    return "repaired"
+
+
+@shop.command("takeover", help="answer in person", rules=[role("agents")])
+def takeover() -> str:
+    return "taken over"
+
+
+@shop.command("secret")
+def secret() -> str:
+    return "found"
+
+
+@pytest.fixture
+def bot(bot_tester: BotTester) -> BotTester:
+    return bot_tester.use(help_).use(chat).use(shop)
+
+
+async def test_help_lists_what_the_user_may_use(bot: BotTester) -> None:
+    text = (await bot.private().say("/帮助")).text
+    assert "/报修：open a repair ticket" in text
+    assert "/清空：清除对话记录" in text
+    assert "takeover" not in text
+    assert "secret" not in text
+    assert "@" not in text
+    assert "人工客服" in text
+
+
+async def test_help_shows_agents_their_commands(bot: BotTester) -> None:
+    bot.configure(roles={"agents": ["test:u1"]})
+    assert "/takeover" in (await bot.private("u1").say("/help")).text
+    assert "/takeover" not in (await bot.private("u2").say("/help")).text
+
+
+async def test_help_speaks_english_with_english_users(bot: BotTester) -> None:
+    text = (await bot.configure(language="en").private().say("/help")).text
+    assert "/repair: open a repair ticket" in text
+    assert "/clear: forget our conversation" in text
+
+
+async def test_asking_for_help_starts_no_cooldown_and_hides_nothing_that_has_one(bot: BotTester) -> None:
+    user = bot.private()
+    for _ in range(2):
+        assert "/报修" in (await user.say("/帮助")).text
+    assert (await user.say("/报修")).text == "repaired"
+    assert "/报修" in (await user.say("/帮助")).text
+
+
+async def test_in_a_group_it_says_how_to_be_heard(bot: BotTester) -> None:
+    user = bot.group("g").user("u")
+    assert "@ 我" in (await user.say("/帮助")).text
+    assert "@ 我" in (await user.say("/start")).text
+    assert "@ 我" not in (await bot.private().say("/start")).text
