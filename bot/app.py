@@ -149,10 +149,10 @@ class App:
             await stop_plugins(self.program)
         for background in self._background.values():
             await background.stop()
-        if self.server is not None:
-            await _quietly(self.server.stop, "stopping the server")
         for connector in self.connectors:
             await _quietly(connector.close, "closing a connector")
+        if self.server is not None:
+            await _quietly(self.server.stop, "stopping the server")
         if self._watchdog is not None:
             self._watchdog.stop()
         if self.model is not None:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -58,7 +59,7 @@ class Dispatch:
         self._waiting: dict[str, Turn] = {}
         self._watchers: dict[int, list[asyncio.Future[Outcome]]] = {}
         self._open: set[int] = set()  # unanswered here: no need to ask the database about them
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._workers = asyncio.Semaphore(config.dispatch.workers)
         self._cooldowns = Cooldowns()
         self._per_user = RateLimiter(config.limits.per_user) if config.limits.per_user else None
@@ -80,11 +81,20 @@ class Dispatch:
 
     async def receive_many(self, messages: Sequence[Message]) -> list[Receipt]:
         """See `Inlet.receive_many`."""
-        if self._stopping or self._is_full():
+        if self._stopping or self._is_full(messages):
             raise Overloaded
+        # A caller that is cancelled must not keep a committed message from its lane.
+        taking = asyncio.create_task(self._take(messages))
+        self._tasks.add(taking)
+        taking.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(taking)
+
+    async def _take(self, messages: Sequence[Message]) -> list[Receipt]:
+        began = time.perf_counter()
         prepared = [self._prepare(message) for message in messages]
         wanted = [message for message in prepared if self._concerns_us(message)]
         ids = await self._desk.inbox.accept(wanted) if wanted else []
+        self._desk.metrics.ack_seconds.labels(messages[0].bot).observe(time.perf_counter() - began)
         receipts = {id(message): Receipt(0, duplicate=False) for message in prepared}
         for message, inbox_id in zip(wanted, ids, strict=True):
             if inbox_id is not None:
@@ -143,7 +153,7 @@ class Dispatch:
             place = self._places.get((left.message.connector, left.message.bot))
             if place is None:
                 continue
-            while self._is_full():
+            while self._is_full([left.message]):
                 self._room.clear()
                 await self._room.wait()
             shown = None
@@ -215,8 +225,10 @@ class Dispatch:
         place = self._places[message.connector, message.bot]
         return session_key(message, place.groups.session)
 
-    def _is_full(self) -> bool:
-        return self.pending + self._desk.outbox.pending >= self._config.dispatch.queue
+    def _is_full(self, messages: Sequence[Message]) -> bool:
+        """Whether too many messages wait for an answer, or too many answers of this bot to be sent."""
+        unsent = max((self._desk.outbox.pending_of(m.connector, m.bot) for m in messages), default=0)
+        return max(self.pending, unsent) >= self._config.dispatch.queue
 
     def _enqueue(self, arrival: Arrival) -> None:
         self._open.add(arrival.inbox_id)

@@ -58,12 +58,14 @@ class LiveText:
         self,
         connector: Connector,
         target: Target,
+        markdown: bool,
         shown: str | None,
         on_shown: Callable[[str], Awaitable[None]],
     ) -> None:
         self.shown = shown
         self._connector = connector
         self._target = target
+        self._markdown = markdown
         self._on_shown = on_shown
         self._text = ""
         self._news = asyncio.Event()
@@ -93,7 +95,9 @@ class LiveText:
             if self._whole:
                 return
             try:
-                shown = await self._connector.progress(self._target, self._text, self.shown)
+                shown = await self._connector.progress(
+                    self._target, self._text, self.shown, markdown=self._markdown
+                )
                 if shown is not None and shown != self.shown:
                     self.shown = shown
                     await self._on_shown(shown)

@@ -45,10 +45,12 @@ class Metrics:
         self.loop_stalls = self._counter("loop_stalls", "Times the event loop was blocked", "plugin")
         self.handler_seconds = self._histogram("handler_seconds", "Time in one handler", "plugin")
         self.ack_seconds = self._histogram(
-            "ack_seconds", "From the platform's request to its acknowledgement", "connector"
+            "ack_seconds",
+            "From a message's arrival to its commit: the platform may be told then",
+            "connector",
         )
         self.answer_seconds = self._histogram(
-            "answer_seconds", "From a message's arrival to its reply's delivery", "connector"
+            "answer_seconds", "From a message's arrival to its committed answer", "connector"
         )
         self.lanes = self._gauge("lanes", "Sessions with a message at work or waiting")
         self.inbox_pending = self._gauge("inbox_pending", "Messages taken in and not done")

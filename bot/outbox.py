@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -18,11 +19,14 @@ from bot.reply import Outgoing
 from bot.store.outbox import OutboxTable
 
 log = structlog.get_logger(__name__)
+JITTER = 1.2
+SHORT = 2.0
+"""Seconds that a stopping bot still waits for a retry."""
 _Lane = tuple[str, str, str]
 
 
 class Outbox:
-    """Sends committed parts, in order per chat; `pending` counts what is not settled yet."""
+    """Sends committed parts, one at a time and in order for each chat."""
 
     def __init__(
         self,
@@ -35,15 +39,25 @@ class Outbox:
         self._metrics = metrics
         self._lanes: dict[_Lane, deque[tuple[Outgoing, float]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pending: Counter[tuple[str, str]] = Counter()
+        self._draining = asyncio.Event()
         self._closing = asyncio.Event()
-        self.pending = 0
+
+    @property
+    def pending(self) -> int:
+        """How many parts are not settled yet."""
+        return self._pending.total()
+
+    def pending_of(self, connector: str, bot: str) -> int:
+        """How many parts of one bot are not settled yet."""
+        return self._pending[connector, bot]
 
     def submit(self, parts: Iterable[Outgoing], created_at: float | None = None) -> None:
         """Take parts whose rows are committed; their order per chat is kept."""
         now = created_at if created_at is not None else time.time()
         for part in parts:
             lane = (part.target.connector, part.target.bot, part.target.chat)
-            self.pending += 1
+            self._pending[lane[0], lane[1]] += 1
             queue = self._lanes.get(lane)
             if queue is not None:
                 queue.append((part, now))
@@ -63,7 +77,8 @@ class Outbox:
         return count
 
     async def drain(self, timeout: float) -> bool:
-        """Wait for everything to be sent; what a retry still waits for stays in the store. True if empty."""
+        """Send what can be sent now; what has to wait long for a retry stays in the store. True if empty."""
+        self._draining.set()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout)
         self._closing.set()
@@ -82,7 +97,7 @@ class Outbox:
                 if connector is not None and not await self._deliver(connector, part, created_at):
                     return
                 queue.popleft()
-                self.pending -= 1
+                self._pending[lane[0], lane[1]] -= 1
         finally:
             del self._lanes[lane]
 
@@ -106,7 +121,7 @@ class Outbox:
                 return await self._settle(connector, part, error=f"given up: {problem}")
             self._metrics.sends.labels(connector.name, Sent.RETRIED).inc()
             if delay is None:
-                delay = schedule[min(attempt, len(schedule) - 1)]
+                delay = schedule[min(attempt, len(schedule) - 1)] * random.uniform(1.0, JITTER)
             log.warning(
                 "send will be retried",
                 connector=connector.kind,
@@ -116,7 +131,8 @@ class Outbox:
                 delay=round(delay, 1),
             )
             attempt += 1
-            await self._pause(delay)
+            if await _happens(self._closing if delay <= SHORT else self._draining, delay):
+                return False
         return False
 
     async def _settle(
@@ -144,15 +160,18 @@ class Outbox:
                 log.error("cannot mark a part as sent", outbox=part.id, problem=str(problem))
                 if self._closing.is_set():
                     return False
-                await self._pause(1.0)
+                await _happens(self._closing, 1.0)
             else:
                 return True
 
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        except TimeoutError:
-            return
+
+async def _happens(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event is set within so many seconds."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 def numbered(parts: Iterable[Outgoing], ids: Mapping[str, int]) -> list[Outgoing]:

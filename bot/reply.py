@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -83,9 +83,8 @@ class Outgoing:
 
     def to_json(self) -> str:
         """Serialise what the outbox does not keep in columns of its own."""
-        row = asdict(self)
-        for column in ("id", "inbox_id", "key", "part", "edits"):
-            del row[column]
+        row = {name: getattr(self, name) for name in _PAYLOAD}
+        row["target"] = {name: getattr(self.target, name) for name in Target.__slots__}
         return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -98,3 +97,8 @@ class Outgoing:
         for name in ("sources", "choices"):
             row[name] = tuple(row[name])
         return cls(**row, id=id, inbox_id=inbox_id, key=key, part=part, edits=edits)
+
+
+_PAYLOAD = tuple(
+    name for name in Outgoing.__slots__ if name not in ("id", "inbox_id", "key", "part", "edits")
+)

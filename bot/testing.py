@@ -93,7 +93,9 @@ class FakeConnector:
     async def typing(self, target: Target) -> None:
         """Not shown."""
 
-    async def progress(self, target: Target, text: str, shown: str | None) -> str | None:
+    async def progress(
+        self, target: Target, text: str, shown: str | None, *, markdown: bool = False
+    ) -> str | None:
         """Keep the text so far."""
         self.shown.append(text)
         self.seen.set()

@@ -114,6 +114,7 @@ class Turn:
         self._language = language
         self._lane = lane
         self._open = True
+        self._began = perf_counter()
         self._replies: list[Outgoing] = []
         self._asked: asyncio.Future[tuple[int, Message]] | None = None
         self._deadline: asyncio.Timeout | None = None
@@ -252,7 +253,7 @@ class Turn:
 
     async def _play(self, stream: Stream) -> Reply | None:
         """Show a streamed answer as it grows; returns it whole, None when it stayed blank."""
-        live = LiveText(self._connector, self._target(), self._shown, self._remember)
+        live = LiveText(self._connector, self._target(), stream.markdown, self._shown, self._remember)
         try:
             text = await live.play(stream.chunks, lambda: self._push_deadline(self.desk.deadline))
         finally:
@@ -279,7 +280,7 @@ class Turn:
         self._pause.set_result(None)
         try:
             self._inbox_id, self.message = await self._asked
-            self._open = True
+            self._open, self._began = True, perf_counter()
         finally:
             timer.cancel()
             self._asked = None
@@ -344,6 +345,8 @@ class Turn:
         if finish and self._open:
             self._open = False
             self._shown = None
+            waited = perf_counter() - self._began
+            self.desk.metrics.answer_seconds.labels(self.message.bot).observe(waited)
             self._lane.answered(self._inbox_id, tuple(self._replies))
             self._replies.clear()
         if pull:

@@ -128,7 +128,9 @@ class Connector(Protocol):
         """Show that an answer is being written; failures are the connector's own business."""
         ...
 
-    async def progress(self, target: Target, text: str, shown: str | None) -> str | None:
+    async def progress(
+        self, target: Target, text: str, shown: str | None, *, markdown: bool = False
+    ) -> str | None:
         """Show the text so far of a streamed answer.
 
         `shown` is the id of the message that shows it already, if any; returns its id once there is

@@ -99,7 +99,9 @@ class Console:
     async def typing(self, target: Target) -> None:
         """Not shown."""
 
-    async def progress(self, target: Target, text: str, shown: str | None) -> str | None:
+    async def progress(
+        self, target: Target, text: str, shown: str | None, *, markdown: bool = False
+    ) -> str | None:
         """Print what is new of a streamed answer."""
         text = text.translate(_CONTROL).lstrip()
         before = self._growing.get(target.message_id, "")

@@ -110,7 +110,9 @@ class Webchat:
     async def typing(self, target: Target) -> None:
         """The page shows by itself that it waits."""
 
-    async def progress(self, target: Target, text: str, shown: str | None) -> str | None:
+    async def progress(
+        self, target: Target, text: str, shown: str | None, *, markdown: bool = False
+    ) -> str | None:
         """Let the visitor's open pages see the text so far."""
         for stream in self._streams.get(target.user, ()):
             stream.grow(target.message_id, text)

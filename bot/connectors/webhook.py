@@ -87,7 +87,9 @@ class Webhook:
     async def typing(self, target: Target) -> None:
         """A webhook has no such thing."""
 
-    async def progress(self, target: Target, text: str, shown: str | None) -> str | None:
+    async def progress(
+        self, target: Target, text: str, shown: str | None, *, markdown: bool = False
+    ) -> str | None:
         """A webhook gets whole replies only."""
         return None
 

@@ -92,9 +92,11 @@ class Telegram:
         """See `Connector.typing`."""
         await self._sender.typing(target)
 
-    async def progress(self, target: Target, text: str, shown: str | None) -> str | None:
+    async def progress(
+        self, target: Target, text: str, shown: str | None, *, markdown: bool = False
+    ) -> str | None:
         """See `Connector.progress`."""
-        return await self._sender.show(target, text, shown)
+        return await self._sender.show(target, text, shown, markdown=markdown)
 
     async def _chat_moved(self, old: str, new: str) -> None:
         if self._inlet is not None:

@@ -121,10 +121,7 @@ class Sender:
 
     def _content(self, outgoing: Outgoing) -> dict[str, Any]:
         text = clean_text(outgoing.text)
-        shown = formatted(text) if outgoing.markdown else Formatted(text)
-        content: dict[str, Any] = {"text": shown.text, "link_preview_options": {"is_disabled": True}}
-        if shown.entities:
-            content["entities"] = shown.entities
+        content = _text(text, markdown=outgoing.markdown)
         buttons = keyboard(outgoing, lambda key: self._label(key, text), feedback=self._feedback)
         if buttons:
             content["reply_markup"] = buttons
@@ -132,23 +129,23 @@ class Sender:
 
     # -- what is only shown -----------------------------------------------------------------
 
-    async def show(self, target: Target, text: str, shown: str | None) -> str | None:
+    async def show(self, target: Target, text: str, shown: str | None, *, markdown: bool) -> str | None:
         """Show a growing answer: by drafts in private chats, else by editing a message.
 
         See `Connector.progress`; never raises, since the answer itself comes by `send`.
         """
         chat = self._chat(target)
-        pieces = split_text(clean_text(text), MAX_TEXT, "utf16")
+        pieces = split_text(clean_text(text), MAX_TEXT, "utf16", markdown=markdown)
         drafting = shown is None and not target.group and time.monotonic() >= self._drafts_from
         if not pieces or (shown is None and not drafting and len(text) < FIRST_SHOWN):
             return shown
         piece = pieces[-1] if drafting else pieces[0]
         if not self._pace.may_show(chat, piece, group=target.group):
             return shown
-        content = {"text": piece, "link_preview_options": {"is_disabled": True}}
+        content = _text(piece, markdown=markdown)
         try:
             if drafting:
-                await self._draft(target, chat, piece)
+                await self._draft(target, chat, content)
             elif shown is None:
                 params = _place(target, chat, quote=True) | content
                 return _message_id(await self._api.call("sendMessage", params, timeout=SHOW_TIMEOUT))
@@ -160,9 +157,10 @@ class Sender:
             log.debug("a growing answer was not shown", problem=error.problem)
         return shown
 
-    async def _draft(self, target: Target, chat: str, text: str) -> None:
+    async def _draft(self, target: Target, chat: str, content: Mapping[str, Any]) -> None:
         """Show a draft; a server that does not know drafts is not asked again for an hour."""
-        params = _place(target, chat, quote=False) | {"draft_id": _draft_id(target), "text": text}
+        params = _place(target, chat, quote=False) | {"draft_id": _draft_id(target)}
+        params |= {name: value for name, value in content.items() if name in ("text", "entities")}
         try:
             await self._api.call("sendMessageDraft", params, timeout=SHOW_TIMEOUT)
         except ApiError as error:
@@ -190,6 +188,14 @@ class Sender:
     def _heed(self, error: ApiError, chat: str) -> None:
         if error.retry_after:
             self._pace.hold(chat, error.retry_after)
+
+
+def _text(text: str, *, markdown: bool) -> dict[str, Any]:
+    shown = formatted(text) if markdown else Formatted(text)
+    content: dict[str, Any] = {"text": shown.text, "link_preview_options": {"is_disabled": True}}
+    if shown.entities:
+        content["entities"] = shown.entities
+    return content
 
 
 def _place(target: Target, chat: str, *, quote: bool) -> dict[str, Any]:
