@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bot.background import Background
     from bot.catalogue import Catalogue
     from bot.config_values import ConfigPath
-    from bot.upkeep import Source, keep_index
+    from bot.upkeep import FileState, Source, glance, keep_index
     from bot.workspace import Workspace, open_workspace, run_command
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Cooldowns",
     "DataError",
     "Facts",
+    "FileState",
     "Handler",
     "Message",
     "ModelBusy",
@@ -59,6 +60,7 @@ __all__ = [
     "User",
     "Workspace",
     "cooldown",
+    "glance",
     "group",
     "keep_index",
     "open_workspace",
@@ -73,8 +75,10 @@ _LATER = {
     "Background": "bot.background",
     "Catalogue": "bot.catalogue",
     "ConfigPath": "bot.config_values",
+    "FileState": "bot.upkeep",
     "Source": "bot.upkeep",
     "Workspace": "bot.workspace",
+    "glance": "bot.upkeep",
     "keep_index": "bot.upkeep",
     "open_workspace": "bot.workspace",
     "run_command": "bot.workspace",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -36,6 +37,21 @@ class Source(Protocol):
     async def load(self) -> tuple[Sequence[Entry], object]:
         """All entries, and their version."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What tells whether a file changed: its size and time at a glance, its digest for sure."""
+
+    size: int
+    mtime_ns: int
+    digest: str = ""
+
+
+def glance(file: Path) -> FileState:
+    """What can be told of a file without reading it. Raises OSError."""
+    found = file.stat()
+    return FileState(found.st_size, found.st_mtime_ns)
 
 
 async def keep_index(

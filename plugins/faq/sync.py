@@ -10,11 +10,11 @@ from pathlib import Path
 
 import structlog
 
-from bot import DataError
+from bot import DataError, FileState, glance
 from bot.retrieval import Entry
 from plugins.faq.entries import Doubles, Record
 from plugins.faq.files import read_file
-from plugins.faq.tables import IMPORTED, FaqTable, FileState
+from plugins.faq.tables import IMPORTED, FaqTable
 
 log = structlog.get_logger(__name__)
 
@@ -74,12 +74,6 @@ def _read(file: Path, known: FileState | None) -> _Read:
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", file=file) from error
     return _Read(state, None if known and known.digest == state.digest else read_file(file))
-
-
-def glance(file: Path) -> FileState:
-    """What can be told of a file without reading it."""
-    found = file.stat()
-    return FileState(found.st_size, found.st_mtime_ns)
 
 
 def _without_doubles(

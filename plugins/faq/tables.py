@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Index, String, Text, delete, func, insert, select
 from sqlalchemy.orm import Mapped, mapped_column
 
+from bot import FileState
 from bot.retrieval import Entry
 from bot.store import Base, Store
 
@@ -41,15 +41,6 @@ class FaqFileRow(Base):
     digest: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
-
-
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """What tells whether a file changed: its size and time at a glance, its digest for sure."""
-
-    size: int
-    mtime_ns: int
-    digest: str = ""
 
 
 class FaqTable:

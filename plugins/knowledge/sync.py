@@ -10,11 +10,11 @@ from pathlib import Path
 
 import structlog
 
-from bot import DataError
+from bot import DataError, FileState, glance
 from bot.retrieval import Entry
 from plugins.knowledge.documents import MAX_FILE, find_documents, read_document
 from plugins.knowledge.passages import passages
-from plugins.knowledge.tables import FileState, KnowledgeTable, Stored
+from plugins.knowledge.tables import KnowledgeTable, Stored
 
 log = structlog.get_logger(__name__)
 
@@ -103,12 +103,6 @@ async def sync(table: KnowledgeTable, folders: Sequence[Path]) -> list[DataError
     if reading.documents or reading.touched or gone:
         await table.write(reading.documents, touched=reading.touched, gone=gone)
     return problems + reading.problems
-
-
-def glance(file: Path) -> FileState:
-    """What can be told of a file without reading it."""
-    found = file.stat()
-    return FileState(found.st_size, found.st_mtime_ns)
 
 
 class DocumentSource:

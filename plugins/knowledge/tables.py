@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, delete, func, insert, select
 from sqlalchemy.orm import Mapped, mapped_column
 
+from bot import FileState
 from bot.retrieval import Entry
 from bot.store import Base, Store
 
@@ -40,15 +41,6 @@ class KbPassageRow(Base):
     position: Mapped[int] = mapped_column(primary_key=True)
     citation: Mapped[str] = mapped_column(String(512))
     text: Mapped[str] = mapped_column(Text)
-
-
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """What tells whether a file changed: its size and time at a glance, its digest for sure."""
-
-    size: int
-    mtime_ns: int
-    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
