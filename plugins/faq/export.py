@@ -23,7 +23,8 @@ def to_yaml(entries: Sequence[Entry]) -> bytes:
         row = {"id": entry.id, "question": question, "similar": similar, "answer": entry.answer}
         row["tags"] = list(entry.tags)
         rows.append({name: value for name, value in row.items() if value})
-    text: str = yaml.safe_dump(rows, allow_unicode=True, sort_keys=False, width=1_000)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(rows, Dumper=dumper, allow_unicode=True, sort_keys=False, width=1_000)
     return text.encode()
 
 

@@ -21,10 +21,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """All entries of record, and the files that could not be taken over (their last good rows stay)."""
+    """All entries of record, the files that could not be taken over, and whether the table was changed."""
 
     entries: list[Entry]
     problems: list[DataError]
+    wrote: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,11 @@ async def sync(table: FaqTable, files: Sequence[Path], *, commit: bool = True) -
         for path, read in reads.items()
         if read.state != known.get(path) and (read.records is None or path in fresh)
     }
-    if commit and (fresh or gone or states):
+    wrote = commit and bool(fresh or gone or states)
+    if wrote:
         await table.write(fresh, files=states, gone=gone)
     entries = [entry for group in {**stored, **fresh}.values() for entry in group]
-    return Synced(entries, problems + doubled)
+    return Synced(entries, problems + doubled, wrote)
 
 
 def _read(file: Path, known: FileState | None) -> _Read:
@@ -122,13 +124,16 @@ class FaqSource:
 
     async def load(self) -> tuple[list[Entry], object]:
         """All entries; files in disorder are logged. Raises DataError when there is nothing else."""
-        glances = await asyncio.to_thread(self._glances)
-        synced = await sync(self._table, self._files)
+        while True:
+            version = await self.version()
+            synced = await sync(self._table, self._files)
+            if not synced.wrote:  # else once more: only then is it certain what the version stands for
+                break
         for problem in synced.problems:
             log.error("a FAQ file is not used, its last good entries stay", problem=str(problem))
         if synced.problems and not synced.entries:
             raise synced.problems[0]
-        return synced.entries, (glances, await self._table.version())
+        return synced.entries, version
 
     def _glances(self) -> list[FileState | None]:
         return [glance(file) if file.exists() else None for file in self._files]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import BigInteger, Index, String, Text, delete, func, insert, select
+from sqlalchemy import BigInteger, Index, String, Text, bindparam, delete, func, insert, select, tuple_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bot import FileState
 from bot.retrieval import Entry
 from bot.store import Base, Store
 
+PAGE = 2_000
+"""Rows read or written at once: more would hold up the event loop."""
 IMPORTED = ""
 """The origin of entries that `glmbot faq import` brought; every other origin is a file's path."""
 
@@ -43,6 +45,24 @@ class FaqFileRow(Base):
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
 
 
+_PAGE_OF_ENTRIES = (
+    select(
+        FaqEntryRow.id,
+        FaqEntryRow.origin,
+        FaqEntryRow.position,
+        FaqEntryRow.texts,
+        FaqEntryRow.answer,
+        FaqEntryRow.tags,
+    )
+    .where(
+        tuple_(FaqEntryRow.origin, FaqEntryRow.position)
+        > tuple_(bindparam("after_origin"), bindparam("after_position"))
+    )
+    .order_by(FaqEntryRow.origin, FaqEntryRow.position)
+    .limit(PAGE)
+)
+
+
 class FaqTable:
     """Reads and writes the entries of record."""
 
@@ -51,17 +71,15 @@ class FaqTable:
 
     async def by_origin(self) -> dict[str, list[Entry]]:
         """All entries, grouped by origin, in order."""
-        rows = await self._store.read(
-            select(
-                FaqEntryRow.id, FaqEntryRow.origin, FaqEntryRow.texts, FaqEntryRow.answer, FaqEntryRow.tags
-            ).order_by(FaqEntryRow.origin, FaqEntryRow.position)
-        )
         found: dict[str, list[Entry]] = {}
-        for row in rows:
-            texts = tuple(json.loads(row.texts))
-            tags = tuple(json.loads(row.tags))
-            entry = Entry(row.id, texts, row.answer, title=texts[0], source=row.origin, tags=tags)
-            found.setdefault(row.origin, []).append(entry)
+        after = {"after_origin": "", "after_position": -1}
+        while rows := await self._store.read(_PAGE_OF_ENTRIES, after):
+            for row in rows:
+                texts, tags = json.loads(row.texts), json.loads(row.tags)
+                found.setdefault(row.origin, []).append(
+                    Entry(row.id, tuple(texts), row.answer, texts[0], row.origin, tuple(tags))
+                )
+            after = {"after_origin": rows[-1].origin, "after_position": rows[-1].position}
         return found
 
     async def files(self) -> dict[str, FileState]:
@@ -80,14 +98,13 @@ class FaqTable:
 
     async def write(
         self,
-        changed: Mapping[str, Iterable[Entry]],
+        changed: Mapping[str, Sequence[Entry]],
         *,
         files: Mapping[str, FileState] | None = None,
         gone: Collection[str] = (),
     ) -> None:
         """Make these the entries of their origins, note files' states, drop what is gone: all or nothing."""
         files = files or {}
-        rows = [row for origin, entries in changed.items() for row in _rows(origin, entries)]
         states = [
             {"path": path, "digest": state.digest, "size": state.size, "mtime_ns": state.mtime_ns}
             for path, state in files.items()
@@ -97,13 +114,15 @@ class FaqTable:
                 await session.execute(delete(FaqEntryRow).where(FaqEntryRow.origin == origin))
             for path in {*files, *gone}:
                 await session.execute(delete(FaqFileRow).where(FaqFileRow.path == path))
-            if rows:
-                await session.execute(insert(FaqEntryRow), rows)
+            for origin, entries in changed.items():
+                for start in range(0, len(entries), PAGE):
+                    rows = _rows(origin, entries[start : start + PAGE], start)
+                    await session.execute(insert(FaqEntryRow), rows)
             if states:
                 await session.execute(insert(FaqFileRow), states)
 
 
-def _rows(origin: str, entries: Iterable[Entry]) -> list[dict[str, object]]:
+def _rows(origin: str, entries: Sequence[Entry], start: int) -> list[dict[str, object]]:
     now = time.time()
     return [
         {
@@ -115,5 +134,5 @@ def _rows(origin: str, entries: Iterable[Entry]) -> list[dict[str, object]]:
             "tags": json.dumps(entry.tags, ensure_ascii=False),
             "changed_at": now,
         }
-        for position, entry in enumerate(entries)
+        for position, entry in enumerate(entries, start)
     ]

@@ -94,7 +94,7 @@ async def _list(config: Path | None) -> int:
 
     async with open_workspace(plugin, config) as work:
         table = KnowledgeTable(work.store)
-        problems = await sync(table, _settings(work).folders)
+        problems = (await sync(table, _settings(work).folders)).problems
         documents = await table.documents()
     for document in documents:
         origin = "added " if document.added else "folder"
@@ -134,7 +134,7 @@ async def _search(query: str, config: Path | None) -> int:
     async with open_workspace(plugin, config) as work:
         settings = _settings(work)
         table = KnowledgeTable(work.store)
-        for problem in await sync(table, settings.folders):
+        for problem in (await sync(table, settings.folders)).problems:
             typer.echo(f"error: {problem}", err=True)
         entries = await table.entries()
     index = work.index()

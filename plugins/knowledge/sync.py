@@ -82,8 +82,16 @@ def read_files(files: Sequence[Path], known: Mapping[str, Stored], *, added: boo
     return reading
 
 
-async def sync(table: KnowledgeTable, folders: Sequence[Path]) -> list[DataError]:
-    """Take changed files of the folders into the table, drop vanished ones; returns what could not be read.
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What could not be read, and whether the table was changed."""
+
+    problems: list[DataError]
+    wrote: bool
+
+
+async def sync(table: KnowledgeTable, folders: Sequence[Path]) -> Synced:
+    """Take changed files of the folders into the table, and drop those that vanished.
 
     What was added by hand stays. A file or folder that cannot be read any more keeps its last good passages.
     Raises StoreError.
@@ -100,9 +108,10 @@ async def sync(table: KnowledgeTable, folders: Sequence[Path]) -> list[DataError
         for path, document in known.items()
         if not document.added and path not in present and not any(map(Path(path).is_relative_to, lost))
     ]
-    if reading.documents or reading.touched or gone:
+    wrote = bool(reading.documents or reading.touched or gone)
+    if wrote:
         await table.write(reading.documents, touched=reading.touched, gone=gone)
-    return problems + reading.problems
+    return Synced(problems + reading.problems, wrote)
 
 
 class DocumentSource:
@@ -118,10 +127,14 @@ class DocumentSource:
 
     async def load(self) -> tuple[list[Entry], object]:
         """All passages; documents that cannot be read are logged. Raises StoreError."""
-        glances = await asyncio.to_thread(self._glances)
-        for problem in await sync(self._table, self._folders):
+        while True:
+            version = await self.version()
+            synced = await sync(self._table, self._folders)
+            if not synced.wrote:  # else once more: only then is it certain what the version stands for
+                break
+        for problem in synced.problems:
             log.error("a document is not read", problem=str(problem))
-        return await self._table.entries(), (glances, await self._table.version())
+        return await self._table.entries(), version
 
     def _glances(self) -> dict[Path, FileState]:
         return {file: glance(file) for file in list_files(self._folders)[0] if file.exists()}

@@ -6,12 +6,27 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, delete, func, insert, select
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bot import FileState
 from bot.retrieval import Entry
 from bot.store import Base, Store
+
+PAGE = 1_000
+"""Rows read or written at once: more would hold up the event loop."""
 
 
 class KbDocumentRow(Base):
@@ -55,6 +70,24 @@ class Stored:
     passages: int = 0
 
 
+_PAGE_OF_PASSAGES = (
+    select(
+        KbPassageRow.document_id,
+        KbPassageRow.position,
+        KbPassageRow.citation,
+        KbPassageRow.text,
+        KbDocumentRow.path,
+    )
+    .join(KbDocumentRow, KbDocumentRow.id == KbPassageRow.document_id)
+    .where(
+        tuple_(KbDocumentRow.path, KbPassageRow.position)
+        > tuple_(bindparam("after_path"), bindparam("after_position"))
+    )
+    .order_by(KbDocumentRow.path, KbPassageRow.position)
+    .limit(PAGE)
+)
+
+
 class KnowledgeTable:
     """Reads and writes documents with their passages."""
 
@@ -92,27 +125,14 @@ class KnowledgeTable:
 
     async def entries(self) -> list[Entry]:
         """All passages as the index takes them."""
-        rows = await self._store.read(
-            select(
-                KbPassageRow.document_id,
-                KbPassageRow.position,
-                KbPassageRow.citation,
-                KbPassageRow.text,
-                KbDocumentRow.path,
-            )
-            .join(KbDocumentRow, KbDocumentRow.id == KbPassageRow.document_id)
-            .order_by(KbDocumentRow.path, KbPassageRow.position)
-        )
-        return [
-            Entry(
-                f"{row.document_id}.{row.position}",
-                (row.text,),
-                row.text,
-                title=row.citation,
-                source=row.path,
-            )
-            for row in rows
-        ]
+        found: list[Entry] = []
+        after = {"after_path": "", "after_position": -1}
+        while rows := await self._store.read(_PAGE_OF_PASSAGES, after):
+            for row in rows:
+                key = f"{row.document_id}.{row.position}"
+                found.append(Entry(key, (row.text,), row.text, row.citation, row.path))
+            after = {"after_path": rows[-1].path, "after_position": rows[-1].position}
+        return found
 
     async def version(self) -> tuple[int, float]:
         """Changes whenever documents do."""
@@ -145,8 +165,8 @@ class KnowledgeTable:
                 await session.execute(delete(KbDocumentRow).where(KbDocumentRow.id == id_))
             if rows:
                 await session.execute(insert(KbDocumentRow), rows)
-            if passages:
-                await session.execute(insert(KbPassageRow), passages)
+            for start in range(0, len(passages), PAGE):
+                await session.execute(insert(KbPassageRow), passages[start : start + PAGE])
             for document in touched:
                 row = await session.get(KbDocumentRow, document.id)
                 if row is not None:

@@ -15,7 +15,7 @@ from plugins.faq.files import read_file
 from plugins.faq.importing import Imported, import_records
 from plugins.faq.plugin import plugin
 from plugins.faq.sync import FaqSource, sync
-from plugins.faq.tables import FaqTable
+from plugins.faq.tables import PAGE, FaqTable
 
 
 @pytest.fixture
@@ -127,6 +127,14 @@ async def test_an_import_that_repeats_a_files_question_changes_nothing(
         await import_records(table, records)
     assert (caught.value.file, caught.value.row) == (csv, 3)
     assert await answers(table, one) == {"a": "1"}
+
+
+async def test_more_entries_than_a_page_stay_in_order(table: FaqTable, tmp_path: Path) -> None:
+    many = {f"q{number}": str(number) for number in range(PAGE + 5)}
+    one, two = faq(tmp_path / "1.yaml", **many), faq(tmp_path / "2.yaml", last="x")
+    assert list(await answers(table, one, two)) == [*many, "last"]
+    stored = await table.by_origin()
+    assert [entry.answer for entry in stored[str(one)]] == list(many.values())
 
 
 async def test_the_version_changes_with_files_and_table_only(table: FaqTable, tmp_path: Path) -> None:

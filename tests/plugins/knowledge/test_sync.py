@@ -44,7 +44,7 @@ async def texts(table: KnowledgeTable) -> list[str]:
 
 
 async def test_the_table_follows_the_folders(table: KnowledgeTable, docs: Path) -> None:
-    assert await sync(table, [docs]) == []
+    assert (await sync(table, [docs])).problems == []
     entries = await table.entries()
     assert [(entry.title, entry.answer) for entry in entries] == [
         ("A", "alpha"),
@@ -54,9 +54,9 @@ async def test_the_table_follows_the_folders(table: KnowledgeTable, docs: Path) 
     assert len({entry.id for entry in entries}) == 3
     change(docs / "a.md", "# A\nnew")
     (docs / "b.md").unlink()
-    assert await sync(table, [docs]) == []
+    assert (await sync(table, [docs])).problems == []
     assert await texts(table) == ["new"]
-    assert await sync(table, []) == []
+    assert (await sync(table, [])).problems == []
     assert await texts(table) == []
 
 
@@ -78,7 +78,7 @@ async def test_a_file_that_breaks_keeps_its_last_good_passages(table: KnowledgeT
     await sync(table, [docs])
     change(docs / "a.md", b"\x00")
     change(docs / "b.md", "# B\nnew")
-    [problem] = await sync(table, [docs])
+    [problem] = (await sync(table, [docs])).problems
     assert problem.file == docs / "a.md"
     assert await texts(table) == ["alpha", "new"]
 
@@ -86,7 +86,7 @@ async def test_a_file_that_breaks_keeps_its_last_good_passages(table: KnowledgeT
 async def test_a_folder_that_vanishes_keeps_its_last_good_passages(table: KnowledgeTable, docs: Path) -> None:
     await sync(table, [docs])
     os.rename(docs, docs.with_name("elsewhere"))
-    [problem] = await sync(table, [docs])
+    [problem] = (await sync(table, [docs])).problems
     assert problem.file == docs
     assert await texts(table) == ["alpha", "beta", "gamma"]
 
