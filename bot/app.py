@@ -275,7 +275,7 @@ class App:
         if plugin not in self._indexes:
             kind = next(item.plugin.index for item in self._plugins.loaded if item.plugin.name == plugin)
             self._encoder = self._encoder or load_encoder(self.config.retrieval.encoder)
-            self._indexes[plugin] = Index(kind, encoder=self._encoder, cache=self.config.retrieval.cache)
+            self._indexes[plugin] = Index(kind, encoder=self._encoder, cache=self._loaded.vector_cache)
         return self._indexes[plugin]
 
     def _table_folders(self) -> dict[str, Path]:

@@ -298,6 +298,16 @@ class LoadedConfig:
         """The folder that relative paths start from."""
         return self.source.base
 
+    @property
+    def vector_cache(self) -> Path | None:
+        """The folder of cached vectors: as configured, else beside an SQLite file; None keeps them in memory."""
+        if self.config.retrieval.cache is not None:
+            return self.config.retrieval.cache
+        scheme, _, name = self.config.store.url.partition("?")[0].partition(":///")
+        if not scheme.startswith("sqlite") or name in ("", ":memory:") or name.startswith("file:"):
+            return None
+        return Path(name).with_name(f"{Path(name).stem}-vectors")
+
     def error(self, path: KeyPath, problem: str, remedy: str | None = None) -> ConfigError:
         """For checks made elsewhere: an error that names the file and the line of `path`."""
         return self.source.error(path, problem, remedy)

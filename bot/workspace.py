@@ -34,8 +34,8 @@ class Workspace:
         """An index as the running bot would have it, vectors cached in the same place."""
         from bot.retrieval import Index, load_encoder
 
-        settings = self.loaded.config.retrieval
-        return Index(self.plugin.index, encoder=load_encoder(settings.encoder), cache=settings.cache)
+        encoder = load_encoder(self.loaded.config.retrieval.encoder)
+        return Index(self.plugin.index, encoder=encoder, cache=self.loaded.vector_cache)
 
 
 @asynccontextmanager

@@ -501,3 +501,13 @@ def test_the_schema_is_json_and_knows_the_keys() -> None:
     known = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
     assert schema["additionalProperties"] is False
     assert set(known) <= set(schema["properties"])
+
+
+def test_vectors_are_cached_beside_the_database_unless_told_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("store: {url: 'sqlite+aiosqlite:///bot.db'}", encoding="utf-8")
+    assert load_config(file).vector_cache == tmp_path / "bot-vectors"
+    file.write_text("retrieval: {cache: elsewhere}", encoding="utf-8")
+    assert load_config(file).vector_cache == tmp_path / "elsewhere"
+    file.write_text("store: {url: 'sqlite+aiosqlite:///:memory:'}", encoding="utf-8")
+    assert load_config(file).vector_cache is None
