@@ -300,7 +300,7 @@ class LoadedConfig:
 
     @property
     def vector_cache(self) -> Path | None:
-        """The folder of cached vectors: as configured, else beside an SQLite file; None keeps them in memory."""
+        """Where vectors are cached: as configured, else beside an SQLite file; None is in memory only."""
         if self.config.retrieval.cache is not None:
             return self.config.retrieval.cache
         scheme, _, name = self.config.store.url.partition("?")[0].partition(":///")
