@@ -6,6 +6,7 @@ import importlib.util
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -40,6 +41,8 @@ class LazyEncoder:
         self._load = load
         self._encode: Callable[[list[str]], Any] | None = None
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        self._asked: list[tuple[str, Future[Floats]]] = []
         self._recent: OrderedDict[str, Floats] = OrderedDict()
 
     def encode(self, texts: Sequence[str]) -> Floats:
@@ -52,13 +55,30 @@ class LazyEncoder:
             if found is not None:
                 self._recent.move_to_end(text)
                 return found
-        vector = self._compute([text])
-        vector.flags.writeable = False
+            vector: Future[Floats] = Future()
+            self._asked.append((text, vector))
+        with self._turn:  # by the time it is their turn, the one before them may have done their text, too
+            if not vector.done():
+                self._answer_all()
+        return vector.result()
+
+    def _answer_all(self) -> None:
+        """Compute what all threads have asked for by now as one batch: half the cost of one by one."""
         with self._lock:
-            self._recent[text] = vector
-            if len(self._recent) > _REMEMBERED:
+            asked, self._asked = self._asked, []
+        try:
+            vectors = self._compute([text for text, _ in asked])
+        except BaseException as error:
+            for _, vector in asked:
+                vector.set_exception(error)
+            return
+        vectors.flags.writeable = False
+        with self._lock:
+            for (text, vector), row in zip(asked, vectors, strict=True):
+                self._recent[text] = row[None]
+                vector.set_result(row[None])
+            while len(self._recent) > _REMEMBERED:
                 self._recent.popitem(last=False)
-        return vector
 
     def _compute(self, texts: list[str]) -> Floats:
         if not texts:
