@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 LOOK_EVERY = 15.0
 AT_ONCE = 100
-"""Up to this many entries are indexed before messages are taken."""
+"""Up to this many texts are indexed before messages are taken."""
 PATIENCE = 2.0
 """Seconds that more of them may delay the start; then they are indexed while the bot serves."""
 _TELL_EVERY = 5.0
@@ -64,7 +64,7 @@ async def keep_index(
     """
     entries, version = await source.load()
     upkeep = _Upkeep(index, source, background, LOOK_EVERY if look_every is None else look_every)
-    if len(entries) <= AT_ONCE:
+    if sum(len(entry.texts) for entry in entries) <= AT_ONCE:
         await upkeep.fill(entries)
         background.start("index", upkeep.follow(version))
         return
