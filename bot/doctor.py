@@ -41,6 +41,7 @@ from bot.store import Store
 from bot.store.inspection import check_writable, database_file, revisions
 
 MIB = 1 << 20
+CHECK_DATABASE = "check the path, its permissions, and what else uses the database"
 PLENTY, LITTLE = 1024 * MIB, 100 * MIB
 ANSWER_WITHIN = 10.0
 SKEW_NOTED, SKEW_HARMFUL = 10.0, 240.0  # signatures are good for 300 s
@@ -105,7 +106,7 @@ async def examine(file: Path | None) -> AsyncIterator[Finding]:
         loaded = load_config(file)
         configure_logging(loaded.config, io.StringIO())  # what is wrong becomes a finding
         App(loaded, connectors=[], serve=False)  # plugins' settings and texts
-    except ConfigError as error:
+    except BotError as error:
         yield _failed("configuration", error)
         return
     yield Finding("configuration", "ok", str(loaded.file or "built-in defaults (no ./config.yaml)"))
@@ -127,11 +128,15 @@ async def _guarded(check: Check, loaded: LoadedConfig) -> list[Finding]:
     except BotError as error:
         return [_failed(name, error)]
     except Exception as error:
-        return [Finding(name, "fail", f"{type(error).__name__}: {error}")]
+        return [
+            Finding(name, "fail", f"{type(error).__name__}: {error}", "run it with --debug and report it")
+        ]
 
 
 def _failed(check: str, error: BotError) -> Finding:
     remedy = getattr(error, "remedy", None) or ""
+    if isinstance(error, StoreError):
+        remedy = CHECK_DATABASE
     return Finding(check, "fail", str(error).removesuffix(f"; {remedy}"), remedy)
 
 
@@ -165,8 +170,7 @@ async def _database(loaded: LoadedConfig) -> list[Finding]:
         await check_writable(store)
         took = round((time.monotonic() - began) * 1000)
     except StoreError as error:
-        remedy = "check the path, its permissions, and what else uses the database"
-        return [Finding("database", "fail", f"{file or store.place}: {error}", remedy), *disk]
+        return [Finding("database", "fail", f"{file or store.place}: {error}", CHECK_DATABASE), *disk]
     finally:
         await store.close()
     return [Finding("database", "ok", f"{file or store.place}, writable, {took} ms"), *disk]

@@ -55,7 +55,10 @@ class Store:
         self._sqlite = parsed.get_backend_name() == "sqlite"
         memory = self._sqlite and parsed.database in (None, "", ":memory:")
         pool: dict[str, Any] = {"poolclass": StaticPool} if memory else {"pool_size": 4, "max_overflow": 4}
-        self.engine: AsyncEngine = create_async_engine(url, **pool)
+        try:
+            self.engine: AsyncEngine = create_async_engine(url, **pool)
+        except ModuleNotFoundError as error:
+            raise StoreError(f"{self.place} needs a driver; run: pip install {error.name}") from error
         if self._sqlite:
             _tune(self.engine, synchronous, busy_timeout)
         self._pending: list[_Unit] = []
