@@ -1,10 +1,22 @@
-"""/help and /start: a greeting, and the commands that this user may use."""
+"""/help and /start, and an answer to "hello" and "thanks": what a talk needs beside questions."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
-from bot import Catalogue, Chat, Commands, Cooldowns, Facts, Handler, Message, Plugin, Session
+from bot import Catalogue, Chat, Commands, Cooldowns, Facts, Handler, Message, Plugin, Session, to_me
+
+_HELLO = re.compile(
+    r"\W*(?:(?:你|您|大家)好[啊呀]?|(?:早上|上午|中午|下午|晚上)好|早安?|哈[喽啰罗]|嗨|在(?:吗|么|不在)?"
+    r"|hi|hello|hey|good (?:morning|afternoon|evening))(?:\W+there)?\W*",
+    re.IGNORECASE,
+)
+_THANKS = re.compile(
+    r"\W*(?:(?:好的?|ok)\W*)?(?:(?:多谢|谢谢|感谢|謝謝)(?:你|您|了|啦|啊)*"
+    r"|thank(?:s| you)(?: very much| a lot| so much)?|thx)\W*",
+    re.IGNORECASE,
+)
 
 plugin = Plugin("help", help="lists what users can ask for")
 
@@ -35,6 +47,14 @@ async def start(session: Session, chat: Chat) -> str:
     """The greeting."""
     greeting = session.text("start")
     return f"{greeting}\n{session.text('help_group')}" if chat.group else greeting
+
+
+@plugin.message(to_me, priority=70)
+async def small_talk(message: Message, session: Session) -> str | None:
+    """A bare greeting or thanks, unless the FAQ knows a better answer."""
+    if _HELLO.fullmatch(message.text):
+        return session.text("start")
+    return session.text("welcome") if _THANKS.fullmatch(message.text) else None
 
 
 def _name(handler: Handler, language: str) -> str:

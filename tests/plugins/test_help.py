@@ -67,3 +67,21 @@ async def test_in_a_group_it_says_how_to_be_heard(bot: BotTester) -> None:
     assert "@ 我" in (await user.say("/帮助")).text
     assert "@ 我" in (await user.say("/start")).text
     assert "@ 我" not in (await bot.private().say("/start")).text
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("你好", "智能客服"),
+        ("您好！", "智能客服"),
+        ("Hello there 👋", "support assistant"),
+        ("谢谢啦", "不客气"),
+        ("Thanks a lot!", "welcome"),
+        ("你好，有人吗我要退货", "人工客服"),
+        ("hi I want a refund", "support team"),
+    ],
+)
+async def test_bare_greetings_and_thanks_are_answered_kindly(
+    bot_tester: BotTester, text: str, answer: str
+) -> None:
+    assert answer in (await bot_tester.use(help_).private().say(text)).text
