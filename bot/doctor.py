@@ -46,6 +46,7 @@ PLENTY, LITTLE = 1024 * MIB, 100 * MIB
 ANSWER_WITHIN = 10.0
 SKEW_NOTED, SKEW_HARMFUL = 10.0, 240.0  # signatures are good for 300 s
 OLDEST_SQLITE = (3, 35)  # RETURNING
+_MEND = "mend what it names"
 MODEL_PACKAGES = ("torch", "transformers", "sentencepiece", "safetensors", "huggingface_hub")
 
 
@@ -90,12 +91,14 @@ async def rehearse(loaded: LoadedConfig) -> Rehearsal:
         program = app.program
     finally:
         await app.stop()
-    complaints = [json.loads(line) for line in lines.getvalue().splitlines()]
-    return Rehearsal(
-        program.loaded,
-        program.failures,
-        tuple(_complaint(fields) for fields in complaints if fields["event"] != "plugin is off"),
+    events = [json.loads(line) for line in lines.getvalue().splitlines()]
+    complaints = (
+        _complaint(event)
+        for event in events
+        if event["event"] != "plugin is off"
+        and event["logger"] != "bot.watchdog"  # loading may take its time
     )
+    return Rehearsal(program.loaded, program.failures, tuple(complaints))
 
 
 async def examine(file: Path | None) -> AsyncIterator[Finding]:
@@ -113,7 +116,7 @@ async def examine(file: Path | None) -> AsyncIterator[Finding]:
     for warning in loaded.warnings:
         yield Finding("configuration", "warn", warning, "set the variable, or correct the entry")
     hidden = Redactor(secret_values(loaded.config))
-    for check in (_database, _schema, _plugins, _encoder, _model, _port, _connectors):
+    for check in (_database, _plugins, _encoder, _model, _port, _connectors):
         for finding in await _guarded(check, loaded):
             yield replace(finding, detail=hidden.text(finding.detail))
 
@@ -169,11 +172,13 @@ async def _database(loaded: LoadedConfig) -> list[Finding]:
         began = time.monotonic()
         await check_writable(store)
         took = round((time.monotonic() - began) * 1000)
+        writable = Finding("database", "ok", f"{file or store.place}, writable, {took} ms")
+        return [writable, *disk, await _schema(loaded, store)]
     except StoreError as error:
-        return [Finding("database", "fail", f"{file or store.place}: {error}", CHECK_DATABASE), *disk]
+        remedy = "check the path, its permissions, and what else uses the database"
+        return [Finding("database", "fail", f"{file or store.place}: {error}", remedy), *disk]
     finally:
         await store.close()
-    return [Finding("database", "ok", f"{file or store.place}, writable, {took} ms"), *disk]
 
 
 def _new_database(file: Path) -> Finding:
@@ -192,26 +197,19 @@ def _disk(folder: Path) -> Finding:
     return Finding("disk", "warn" if free >= LITTLE else "fail", detail, "make room, or move the database")
 
 
-async def _schema(loaded: LoadedConfig) -> list[Finding]:
-    store = Store(loaded.config.store.url)
-    file = database_file(store.url)
-    if file is not None and not file.exists():
-        return []
+async def _schema(loaded: LoadedConfig, store: Store) -> Finding:
     plugins = load_plugins(loaded).loaded
     folders = {item.plugin.name: item.plugin.tables for item in plugins if item.plugin.tables}
-    try:
-        found = await revisions(store, folders)
-    finally:
-        await store.close()
+    found = await revisions(store, folders)
     strange = [f"{item.owner} ({item.current})" for item in found if not item.known]
     if strange:
         detail = f"made by a newer version: {', '.join(strange)}"
-        return [Finding("schema", "fail", detail, "install that version, or go back to a backup")]
+        return Finding("schema", "fail", detail, "install that version, or go back to a backup")
     old = [item.owner for item in found if not item.is_newest]
     if old:
         remedy = "nothing: the next start does it; or run glmbot db upgrade"
-        return [Finding("schema", "warn", f"to be upgraded: {', '.join(old)}", remedy)]
-    return [Finding("schema", "ok", f"newest: {', '.join(item.owner for item in found)}")]
+        return Finding("schema", "warn", f"to be upgraded: {', '.join(old)}", remedy)
+    return Finding("schema", "ok", f"newest: {', '.join(item.owner for item in found)}")
 
 
 async def _port(loaded: LoadedConfig) -> list[Finding]:
@@ -272,7 +270,7 @@ async def _plugins(loaded: LoadedConfig) -> list[Finding]:
             )
             for item in rehearsal.failures
         ),
-        *(Finding("plugins", "warn", text, "mend what it names") for text in rehearsal.complaints),
+        *(Finding("plugins", "warn", text, _MEND) for text in rehearsal.complaints),
     ]
 
 
