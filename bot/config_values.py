@@ -125,7 +125,7 @@ def _store_url(value: str, info: ValidationInfo) -> str:
     if not separator or scheme not in ("sqlite+aiosqlite", "postgresql+asyncpg"):
         raise wrong(
             f"the store cannot be {scheme!r}" if separator else "not a database URL",
-            "use sqlite+aiosqlite:///file.db or postgresql+asyncpg://user@host/database",
+            "use sqlite+aiosqlite:///file.db",
         )
     name, query, options = rest.removeprefix("/").partition("?")
     base = (info.context or {}).get("base")

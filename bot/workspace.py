@@ -13,7 +13,6 @@ import typer
 from pydantic import BaseModel
 
 from bot.config import LoadedConfig, load_config, validate_plugin_config
-from bot.errors import BotError
 from bot.plugin import Plugin
 
 if TYPE_CHECKING:
@@ -59,11 +58,7 @@ async def open_workspace(plugin: Plugin, config_file: Path | None = None) -> Asy
 
 
 def run_command(work: Coroutine[Any, Any, int]) -> None:
-    """Run a sub-command to its exit code; a BotError is one line on stderr and code 2."""
-    try:
-        code = asyncio.run(work)
-    except BotError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    """Run a sub-command to its exit code; errors rise to `glmbot`, which tells them in one line."""
+    code = asyncio.run(work)
     if code:
         raise typer.Exit(code)

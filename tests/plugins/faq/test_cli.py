@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from plugins.faq.cli import app
+from bot.cli import app
 
 
 class Shop:
@@ -21,7 +21,7 @@ class Shop:
         (folder / "faq.yaml").write_text("- {id: fee, question: 运费是多少？, answer: 免费}\n", "utf-8")
 
     def run(self, *args: str) -> Result:
-        return CliRunner().invoke(app, [*args, "-c", str(self.config)])
+        return CliRunner().invoke(app, ["faq", *args, "-c", str(self.config)])
 
     def exported(self) -> list[str]:
         return [row["id"] for row in yaml.safe_load(self.run("export").stdout)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from plugins.knowledge.cli import app
+from bot.cli import app
 
 
 class Library:
@@ -26,7 +26,7 @@ class Library:
         return file
 
     def run(self, *args: str) -> Result:
-        return CliRunner().invoke(app, [*args, "-c", str(self.config)])
+        return CliRunner().invoke(app, ["kb", *args, "-c", str(self.config)])
 
     def ids(self) -> dict[str, str]:
         """id by file name, as `list` shows them."""
