@@ -42,7 +42,7 @@ class VectorCache:
         self._lock = threading.Lock()
 
     def fill(self, keys: Sequence[bytes], vectors: NDArray[np.float16], ready: NDArray[np.bool_]) -> None:
-        """Put the stored vectors of these keys into rows of `vectors` that are not `ready`, and mark them so."""
+        """Put stored vectors into the rows that are not `ready`, and mark these."""
         wanted: dict[bytes, list[int]] = {}
         for row in np.flatnonzero(~ready).tolist():
             wanted.setdefault(keys[row], []).append(row)
@@ -98,7 +98,8 @@ class VectorCache:
         """A checksum per record that a run of zeros does not pass."""
         halves = np.ascontiguousarray(records["vector"]).view(np.uint16)
         places = np.arange(1, self.dim + 1, dtype=np.uint32)
-        return (halves * places).sum(1, dtype=np.uint32) + np.uint32(1)
+        sums: NDArray[np.uint32] = (halves * places).sum(1, dtype=np.uint32) + np.uint32(1)
+        return sums
 
     def _chunks(self) -> Iterator[NDArray[np.void]]:
         """Sound records of the file, a part at a time; an unreadable or foreign file has none."""

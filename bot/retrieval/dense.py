@@ -32,7 +32,7 @@ class Encoder(Protocol):
 
 
 class LazyEncoder:
-    """An encoder whose library and weights are loaded by the first `encode`; recent single texts are remembered."""
+    """Loads its library and weights at the first `encode`, and remembers recent single texts."""
 
     def __init__(self, name: str, dim: int, load: Callable[[], Callable[[list[str]], Any]]) -> None:
         """`load` returns a function of a list of texts to an array [n, dim]."""
@@ -91,7 +91,8 @@ class LazyEncoder:
                 encode = self._encode
         vectors = np.asarray(encode(texts), dtype=np.float32)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+        unit: Floats = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+        return unit
 
 
 def _load_fuse() -> Callable[[list[str]], Any]:

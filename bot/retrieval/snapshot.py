@@ -42,7 +42,7 @@ def _pieces(sentence: str, limit: int) -> list[str]:
 
 
 class Units:
-    """The pieces of entries that are encoded and matched (questions, or some sentences of a passage), in columns."""
+    """What is encoded and matched of entries (questions, or some sentences of a passage), in columns."""
 
     def __init__(self, kind: str, entries: Sequence[Entry], old: Snapshot | None = None) -> None:
         """Entries that stand unchanged in `old` are taken over from there."""
@@ -95,7 +95,7 @@ class Snapshot:
         self.entries = list(entries)
         self.positions = {entry.id: position for position, entry in enumerate(self.entries)}
         self.units = Units(kind, self.entries, old)
-        self.starts = _bounds(self.units.counts)
+        self.starts: Positions = _bounds(self.units.counts)
         self.owner = np.repeat(np.arange(len(self.entries), dtype=np.int32), self.units.counts)
         self.terms = LexicalIndex(self.units.terms, self.units.offsets, self.owner)
         self.documents = self._documents() if kind != "faq" else None
@@ -130,7 +130,7 @@ class Snapshot:
         return rows, begins
 
     def candidates(self, mapped: Floats | None, *scores: Floats) -> Positions:
-        """Entries worth a closer look: all of a small set, else the best by projection and by these unit scores."""
+        """Entries worth a closer look: all of a small set, else the best by projection and these `scores`."""
         if len(self.units) <= SCAN_ALL:
             return np.arange(len(self.entries), dtype=np.int64)
         chosen = [top(each, _LEXICAL_UNITS) for each in scores]

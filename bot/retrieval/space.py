@@ -1,13 +1,14 @@
 """The vector space of an index: how far apart two texts are, as its own entries teach it.
 
 Texts of one entry say the same thing, so the ways in which they differ carry no meaning there. Their pooled
-covariance, shrunk towards a sphere, gives the metric (linear discriminant analysis): the index of a bank learns
-that "my card" and "the card" are the same, from its own similar questions and without any training data.
+covariance, shrunk towards a sphere, gives the metric (linear discriminant analysis): the index of a bank
+learns that "my card" and "the card" are the same, from its own similar questions, without training data.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +23,18 @@ _COARSE_DIM = 64
 _SAMPLE = 16_384
 _BLOCK = 8_192
 _PRIOR_ROWS = 600.0
-"""How many differences between similar texts weigh as much as the assumption that all directions are alike."""
+"""How many differences between similar texts outweigh the assumption that all directions are alike."""
 _PRIOR_SCATTER = 0.5
 """Squared length of a typical difference between a text and the mean of its entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A metric over unit rows [n, dim], and what makes searching in it fast; never changed once built.
+    """A metric over unit rows [n, dim] and what makes searching in it fast; never changed once built.
 
-    `warp` [dim, dim] maps a vector into the metric (None: as it is); `norms` [n] are the lengths of the mapped rows,
-    infinite for rows that are not encoded yet; `spreads` [e] is the length of the sum of an entry's mapped unit rows.
-    `full` holds the mapped unit rows of a small set, `coarse` = rows @ `basis` a projection of those of a large one.
+    `warp` [dim, dim] maps a vector into the metric (None: as it is). `norms` [n] are the lengths of mapped
+    rows, infinite for rows yet to encode. `spreads` [e]: length of the sum of the mapped rows of an entry.
+    `full` holds the mapped rows of a small set, `coarse` a projection by `basis` of a large one.
     """
 
     warp: Floats | None
@@ -47,7 +48,7 @@ class Space:
     def fit(cls, vectors: Halves, ready: NDArray[np.bool_], starts: Positions, *, similar: bool) -> Space:
         """Learn from the rows that are `ready`; entry e owns rows starts[e]:starts[e+1].
 
-        `similar`: whether the rows of an entry mean the same, as those of a FAQ do and those of a passage do not.
+        `similar`: whether the rows of an entry mean the same: those of a FAQ do, those of a passage do not.
         """
         count, dim = vectors.shape
         warp = _warp(vectors, ready, starts) if similar else None
@@ -110,7 +111,7 @@ def _blocks(starts: Positions) -> list[tuple[int, int]]:
     """Runs of whole entries of about _BLOCK rows, so that a large set needs no second copy."""
     cuts = np.searchsorted(starts, np.arange(_BLOCK, int(starts[-1]), _BLOCK)).tolist()
     edges = sorted({0, *cuts, len(starts) - 1})
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 def _basis(vectors: Halves, warp: Floats | None) -> Floats:
@@ -121,7 +122,7 @@ def _basis(vectors: Halves, warp: Floats | None) -> Floats:
 
 
 def _warp(vectors: Halves, ready: NDArray[np.bool_], starts: Positions) -> Floats | None:
-    """The inverse square root of the shrunk covariance within entries; None where no entry has similar texts."""
+    """Inverse square root of the shrunk covariance within entries; None where no entry has similar texts."""
     counts = np.diff(starts)
     known = np.logical_and.reduceat(ready, starts[:-1])
     entries = np.flatnonzero((counts > 1) & known)

@@ -122,7 +122,7 @@ def _to_simplified() -> Callable[[str], str]:
 
 
 def normalise(text: str) -> str:
-    """NFKC, lower case, Traditional to Simplified Chinese, blanks collapsed; surrogates and controls are gone."""
+    """NFKC, lower case, Simplified Chinese, single blanks; surrogates and controls are gone."""
     text = _DROPPED.sub("", text)
     if not text.isascii():
         text = _DROPPED.sub("", unicodedata.normalize("NFKC", text))
@@ -133,7 +133,7 @@ def normalise(text: str) -> str:
 
 
 def normalise_query(text: str) -> str:
-    """`normalise` of a message of any size, at most MAX_QUERY characters: a megabyte costs what a page does."""
+    """At most MAX_QUERY normalised characters of a message: a megabyte costs what a page does."""
     if len(text) > 8 * MAX_QUERY:
         text = text[: 6 * MAX_QUERY] + " " + text[-2 * MAX_QUERY :]
     text = normalise(text)
@@ -143,7 +143,7 @@ def normalise_query(text: str) -> str:
 
 
 def exact_key(text: str) -> str:
-    """What two texts share that differ in case, script, blanks and punctuation only; empty when there is none.
+    """What texts share that differ in case, script, blanks and punctuation only; empty when there is none.
 
     Texts over 1,024 characters have no key: cutting them could make two different questions equal.
     """
@@ -154,7 +154,7 @@ def exact_key(text: str) -> str:
 
 
 def is_cjk(text: str) -> bool:
-    """Whether a normalised text is mainly Chinese, Japanese or Korean: one such character weighs two letters."""
+    """Whether a text is mainly Chinese, Japanese or Korean; one such character weighs three letters."""
     wide = len(_CJK_CHAR.findall(text))
     return wide > 0 and 3 * wide >= len(text.replace(" ", "")) - wide
 
