@@ -1,7 +1,7 @@
 """Ranking by fused scores and one calibrated confidence; the constants are fitted, not chosen.
 
-Scores are fused, never ranks: ranks forget how bad the best is. All features are shares, cosines or differences of
-them, so that they mean the same over forty entries and over forty thousand.
+Scores are fused, never ranks: ranks forget how bad the best is. All features are shares, cosines or
+differences of them, so that they mean the same over forty entries and over forty thousand.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ CONFIDENCE = {
         "lexical",
         "unit_coverage",
         "precision",
-        "unknown",
-        "length",
     ),
     "knowledge": ("score", "margin", "coverage", "unit_coverage", "nearest", "unknown"),
 }
@@ -156,12 +154,11 @@ class Scores:
             values["lead"] = scores[chosen] - self._others(scores, chosen, _RIVALS, strangers[0])
             near = self.features["centroid"]
             values["contrast"] = near[chosen] - self._others(near, chosen, _CROWD, strangers[1])
-            values["length"] = np.full(len(chosen), np.log1p(len(self.query.ids)))
             values["similarity"], values["precision"] = self._details(chosen)
         return np.stack([values[name] for name in CONFIDENCE[kind]], axis=1)
 
     def _others(self, values: Floats, chosen: Positions, count: int, stranger: float) -> Floats:
-        """Mean of the `count` highest values besides each chosen one; strangers stand in where there are fewer."""
+        """Mean of the `count` highest values besides each chosen one; strangers fill up where some lack."""
         order = np.argsort(-values, kind="stable")[: count + 1]
         means = []
         for i in chosen:

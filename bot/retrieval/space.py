@@ -32,7 +32,7 @@ _PRIOR_SCATTER = 0.5
 class Space:
     """A metric over unit rows [n, dim] and what makes searching in it fast; never changed once built.
 
-    `warp` [dim, dim] maps a vector into the metric (None: as it is). `norms` [n] are the lengths of mapped
+    rows, infinite for rows yet to encode. `spreads` [e]: length of the sum of the mapped rows of entry e.
     rows, infinite for rows yet to encode. `spreads` [e]: length of the sum of the mapped rows of an entry.
     `full` holds the mapped rows of a small set, `coarse` a projection by `basis` of a large one.
     """
