@@ -149,11 +149,21 @@ class Dispatch:
     async def recover(self) -> int:
         """Take up what an earlier process accepted but did not answer; returns the number of messages."""
         count = 0
-        async for left in self._desk.inbox.unfinished():
+        lanes: set[str] = set()
+
+        def begun(message: Message) -> bool:
+            """Only the first of a lane can have been at work; those behind it brought nothing down."""
+            if (message.connector, message.bot) not in self._places:
+                return False
+            before = len(lanes)
+            lanes.add(self._key(message))
+            return len(lanes) > before
+
+        async for left in self._desk.inbox.unfinished(begun):
             place = self._places.get((left.message.connector, left.message.bot))
             if place is None:
                 continue
-            while self._is_full([left.message]):
+            while self.pending >= self._config.dispatch.queue:
                 self._room.clear()
                 await self._room.wait()
             shown = None

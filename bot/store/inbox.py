@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -28,7 +28,7 @@ from bot.store.base import Base
 from bot.store.engine import Step, Store
 
 _OPEN = text("done_at IS NULL")
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 5
 PAGE = 500
 
 
@@ -124,8 +124,10 @@ class Inbox:
         rows = await self._store.read(select(InboxRow.done_at).where(InboxRow.id == inbox_id))
         return bool(rows) and rows[0].done_at is not None
 
-    async def unfinished(self) -> AsyncIterator[Unfinished]:
-        """What a crash left open, oldest first, each counted as one more attempt."""
+    async def unfinished(
+        self, begun: Callable[[Message], bool] = lambda message: True
+    ) -> AsyncIterator[Unfinished]:
+        """What a crash left open, oldest first; one more attempt is counted for those that may have begun."""
         last = 0
         while True:
             rows = await self._store.read(
@@ -136,9 +138,13 @@ class Inbox:
             )
             if not rows:
                 return
-            await self._store.write(Step(_AGAIN, [{"row": row.id} for row in rows]))
-            for row in rows:
-                yield Unfinished(row.id, Message.from_json(row.payload), row.attempts + 1)
+            messages = [Message.from_json(row.payload) for row in rows]
+            again = [begun(message) for message in messages]
+            await self._store.write(
+                Step(_AGAIN, [{"row": row.id} for row, counts in zip(rows, again, strict=True) if counts])
+            )
+            for row, message, counts in zip(rows, messages, again, strict=True):
+                yield Unfinished(row.id, message, row.attempts + counts)
             last = rows[-1].id
 
     async def count_open(self) -> int:
@@ -156,9 +162,5 @@ class Inbox:
 
     async def expire(self, before: float, limit: int = 2000) -> int:
         """Remove up to `limit` messages received before a unix time; returns their number."""
-        old = (
-            select(InboxRow.id)
-            .where(InboxRow.received_at < before)
-            .limit(limit)
-        )
+        old = select(InboxRow.id).where(InboxRow.received_at < before).limit(limit)
         return await self._store.execute(delete(InboxRow).where(InboxRow.id.in_(old)))

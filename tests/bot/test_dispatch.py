@@ -22,7 +22,7 @@ from bot import (
 )
 from bot.errors import Overloaded
 from bot.session import session_key
-from bot.store.inbox import Inbox
+from bot.store.inbox import MAX_ATTEMPTS, Inbox
 from bot.testing import BotTester, Person
 
 
@@ -459,7 +459,7 @@ async def test_a_message_that_keeps_crashing_the_bot_is_given_up(bot_tester: Bot
     app = await bot_tester.app()
     inbox = Inbox(app.store)
     [inbox_id] = await inbox.accept([bot_tester.private().message("x", to_me=True, trace="t1")])
-    for _ in range(3):
+    for _ in range(MAX_ATTEMPTS):
         assert [left.inbox_id async for left in inbox.unfinished()] == [inbox_id]
     await app.dispatch.recover()
     outcome = await app.dispatch.outcome(inbox_id or 0, wait=5)
