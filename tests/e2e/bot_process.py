@@ -16,6 +16,8 @@ import aiohttp
 
 RUN = (sys.executable, "-c", "from bot.cli import main; main()", "run", "-c")
 PLUGINS = Path(__file__).with_name("plugins")
+ROOT = Path(__file__).parents[2]
+FAQ_SAMPLES = [ROOT / "plugins" / "faq" / "sample" / f"faq.{language}.yaml" for language in ("zh", "en")]
 BUILT_IN = ("faq", "knowledge", "help", "chat")
 START_WITHIN = 30.0
 STOP_WITHIN = 60.0
@@ -37,6 +39,20 @@ def small_config(*connectors: Mapping[str, Any], **sections: Any) -> dict[str, A
         "connectors": list(connectors),
         "log": {"format": "json"},
         **sections,
+    }
+
+
+def sample_config(folder: Path, *connectors: Mapping[str, Any]) -> dict[str, Any]:
+    """What ships: the sample FAQ and documents with all built-in plugins; vectors are cached in `folder`."""
+    return {
+        "store": {"url": "sqlite+aiosqlite:///bot.db"},
+        "plugins": {
+            "faq": {"files": [str(file) for file in FAQ_SAMPLES]},
+            "knowledge": {"folders": [str(ROOT / "plugins" / "knowledge" / "sample")]},
+        },
+        "retrieval": {"cache": str(folder / "vectors")},
+        "connectors": list(connectors),
+        "log": {"format": "json"},
     }
 
 
