@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import psutil
 import report
@@ -26,9 +25,8 @@ from load import SECRET, Load, Question, Receiver
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from tests.e2e.bot_process import BotProcess  # noqa: E402
+from tests.e2e.bot_process import FAQ_SAMPLES, BotProcess, sample_config  # noqa: E402
 
-SAMPLES = [ROOT / "plugins" / "faq" / "sample" / f"faq.{language}.yaml" for language in ("zh", "en")]
 HELD_OUT = ROOT / "tests" / "data" / "faq_zh_heldout.jsonl"
 CHATS = 64
 TARGETS = {"verbatim": 400.0, "paraphrase": 120.0}
@@ -40,7 +38,7 @@ MORE = ("", "我", "就是", "那个，", "哦对了，", "话说", "顺便问�
 
 def verbatim() -> Iterator[Question]:
     """The questions of the sample FAQ as they stand there, again and again."""
-    entries = [entry for file in SAMPLES for entry in yaml.safe_load(file.read_text(encoding="utf-8"))]
+    entries = [entry for file in FAQ_SAMPLES for entry in yaml.safe_load(file.read_text(encoding="utf-8"))]
     questions = [
         Question(text, entry["id"])
         for entry in entries
@@ -67,27 +65,14 @@ def paraphrases() -> Iterator[Question]:
 KINDS = {"verbatim": verbatim, "paraphrase": paraphrases}
 
 
-def settings(folder: Path, reply_url: str) -> dict[str, Any]:
-    """The shipped samples behind one webhook."""
-    return {
-        "store": {"url": "sqlite+aiosqlite:///bench.db"},
-        "plugins": {
-            "faq": {"files": [str(file) for file in SAMPLES]},
-            "knowledge": {"folders": [str(ROOT / "plugins" / "knowledge" / "sample")]},
-        },
-        "retrieval": {"cache": str(folder / "vectors")},
-        "connectors": [{"type": "webhook", "name": "shop", "secret": SECRET, "reply_url": reply_url}],
-        "log": {"format": "json"},
-    }
-
-
 async def measure(options: argparse.Namespace, results: report.Report) -> int:
     """All runs against one bot; returns how many messages were lost or doubled."""
     receiver = Receiver()
     wrong = 0
     async with receiver.open() as reply_url:
         with tempfile.TemporaryDirectory() as place:
-            async with BotProcess(Path(place), settings(Path(place), reply_url)) as bot:
+            source = {"type": "webhook", "name": "shop", "secret": SECRET, "reply_url": reply_url}
+            async with BotProcess(Path(place), sample_config(Path(place), source)) as bot:
                 await _run(bot, receiver, "paraphrase", 2.0, None)  # loads the encoder
                 for kind in options.kinds:
                     for rate in (None, TARGETS[kind]):

@@ -85,7 +85,11 @@ class BotProcess:
         """Start and wait until it is ready; returns the seconds that took."""
         began = time.perf_counter()
         await self.spawn()
-        await self.ready()
+        try:
+            await self.ready()
+        except BaseException:
+            await self.kill()
+            raise
         return time.perf_counter() - began
 
     async def spawn(self) -> None:
