@@ -14,16 +14,30 @@ if TYPE_CHECKING:
     from bot.retrieval.dense import Encoder, load_encoder
     from bot.retrieval.extract import best_sentences
     from bot.retrieval.index import Index
-    from bot.retrieval.text import normalise
+    from bot.retrieval.text import exact_key, is_cjk, normalise, sentences
 
-__all__ = ["Encoder", "Entry", "Hit", "Index", "best_sentences", "load_encoder", "normalise"]
+__all__ = [
+    "Encoder",
+    "Entry",
+    "Hit",
+    "Index",
+    "best_sentences",
+    "exact_key",
+    "is_cjk",
+    "load_encoder",
+    "normalise",
+    "sentences",
+]
 
 _HOMES = {
     "Encoder": "dense",
     "Index": "index",
     "best_sentences": "extract",
+    "exact_key": "text",
+    "is_cjk": "text",
     "load_encoder": "dense",
     "normalise": "text",
+    "sentences": "text",
 }
 
 

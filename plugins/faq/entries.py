@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot import DataError
-from bot.retrieval import Entry
-from bot.retrieval.text import exact_key
+from bot.retrieval import Entry, exact_key
 
 MAX_QUESTION = 500
 MAX_ANSWER = 20_000

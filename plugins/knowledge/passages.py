@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bot.retrieval.text import is_cjk, sentences
+from bot.retrieval import is_cjk, sentences
 from plugins.knowledge.outline import Document, Section
 
 ARROW = " › "
