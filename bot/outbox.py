@@ -22,6 +22,10 @@ log = structlog.get_logger(__name__)
 JITTER = 1.2
 SHORT = 2.0
 """Seconds that a stopping bot still waits for a retry."""
+STALLED = 4.0
+"""Seconds without any part settled after which a stopping bot waits no longer: its platforms are away."""
+LAST_CALLS = 1.0
+"""Seconds that calls in flight get at the very end before they are broken off."""
 _Lane = tuple[str, str, str]
 
 
@@ -79,11 +83,15 @@ class Outbox:
     async def drain(self, timeout: float) -> bool:
         """Send what can be sent now; what has to wait long for a retry stays in the store. True if empty."""
         self._draining.set()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=timeout)
+        deadline = time.monotonic() + timeout
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
+            before = self.pending
+            await asyncio.wait(set(self._tasks), timeout=min(STALLED, left))
+            if self.pending == before:
+                break
         self._closing.set()
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=5)
+            await asyncio.wait(set(self._tasks), timeout=LAST_CALLS)
         for task in set(self._tasks):
             task.cancel()
         return self.pending == 0

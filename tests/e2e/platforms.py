@@ -54,14 +54,14 @@ class News:
 
 
 @asynccontextmanager
-async def site(*routes: web.RouteDef) -> AsyncIterator[str]:
-    """An HTTP server on a free port of the loopback; yields its base URL."""
+async def site(*routes: web.RouteDef, port: int = 0) -> AsyncIterator[str]:
+    """An HTTP server on a port of the loopback, 0 for a free one; yields its base URL."""
     app = web.Application()
     app.add_routes(routes)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
@@ -89,9 +89,9 @@ class Receiver:
         self._refuse = refuse
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[str]:
-        """Listen; yields the reply_url."""
-        async with site(web.post("/replies", self._take)) as base:
+    async def open(self, port: int = 0) -> AsyncIterator[str]:
+        """Listen, on a free port unless one is given; yields the reply_url."""
+        async with site(web.post("/replies", self._take), port=port) as base:
             yield base + "/replies"
 
     def answered(self, message_id: str) -> bool:
