@@ -1,6 +1,6 @@
 """Vectors on disk, keyed by the hash of what was encoded.
 
-One file per encoder: a header, then fixed records (key, float16 vector, checksum), only ever appended to.
+One file per encoder: a header, then fixed records (key, codes, scale, checksum), only ever appended to.
 A torn or damaged record is skipped; a file with a foreign header is replaced by a fresh one.
 """
 
@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bot.retrieval.vectors import Codes, Floats, Vectors
+
 KEY_BYTES = 16
-_MAGIC = b"glmbotv1"
+_MAGIC = b"glmbotv2"
 _HEADER = 64
 _CHUNK = 16_384
 
@@ -35,35 +37,38 @@ class VectorCache:
         self.path = folder / f"{kind}-{safe}-{dim}.vectors"
         self.dim = dim
         self._record = np.dtype(
-            [("key", np.uint8, KEY_BYTES), ("vector", np.float16, dim), ("sum", np.uint32)], align=False
+            [("key", np.uint8, KEY_BYTES), ("codes", np.int8, dim), ("scale", "<f4"), ("sum", "<u4")]
         )
         identity = blake2b(f"{encoder}\0{dim}".encode(), digest_size=16).digest()
         self._header = (_MAGIC + identity).ljust(_HEADER, b"\0")
         self._lock = threading.Lock()
 
-    def fill(self, keys: Sequence[bytes], vectors: NDArray[np.float16], ready: NDArray[np.bool_]) -> None:
-        """Put stored vectors into the rows that are not `ready`, and mark these."""
+    def fill(self, keys: Sequence[bytes], vectors: Vectors) -> None:
+        """Put the stored vectors of these keys [n] into the rows of `vectors` [n] that are not ready."""
         wanted: dict[bytes, list[int]] = {}
-        for row in np.flatnonzero(~ready).tolist():
+        for row in np.flatnonzero(~vectors.ready).tolist():
             wanted.setdefault(keys[row], []).append(row)
         with self._lock:
             for records in self._chunks():
-                blob = records["key"].tobytes()
-                for i, start in enumerate(range(0, len(blob), KEY_BYTES)):
-                    rows = wanted.get(blob[start : start + KEY_BYTES])
-                    if rows:
-                        vectors[rows] = records["vector"][i]
-                        ready[rows] = True
+                pairs = [
+                    (row, i)
+                    for i, key in enumerate(_keys_of(records))
+                    if key in wanted
+                    for row in wanted[key]
+                ]
+                if pairs:
+                    rows, found = np.asarray(pairs, np.int64).T
+                    vectors.put(rows, records["codes"][found], records["scale"][found])
 
-    def append(self, keys: Sequence[bytes], vectors: NDArray[np.floating]) -> None:
+    def append(self, keys: Sequence[bytes], codes: Codes, scales: Floats) -> None:
         """Add records in one write; a disk that does not take them costs the cache, not the bot."""
         with self._lock:
             try:
-                self._write(self._records(keys, vectors))
+                self._write(self._records(keys, codes, scales))
             except OSError:
                 return
 
-    def compact(self, keys: Sequence[bytes], vectors: NDArray[np.float16]) -> None:
+    def compact(self, keys: Sequence[bytes], vectors: Vectors) -> None:
         """Replace the file by these records when it holds more than twice as many."""
         with self._lock:
             if self._count() <= 2 * len(keys) + 1024:
@@ -73,8 +78,9 @@ class VectorCache:
                 with draft.open("wb") as file:
                     file.write(self._header)
                     for start in range(0, len(keys), _CHUNK):
-                        part = self._records(keys[start : start + _CHUNK], vectors[start : start + _CHUNK])
-                        file.write(part.tobytes())
+                        part = slice(start, start + _CHUNK)
+                        records = self._records(keys[part], vectors.codes[part], vectors.scales[part])
+                        file.write(records.tobytes())
                     file.flush()
                     os.fsync(file.fileno())
                 draft.replace(self.path)
@@ -87,18 +93,18 @@ class VectorCache:
         except OSError:
             return 0
 
-    def _records(self, keys: Sequence[bytes], vectors: NDArray[np.floating]) -> NDArray[np.void]:
+    def _records(self, keys: Sequence[bytes], codes: Codes, scales: Floats) -> NDArray[np.void]:
         records = np.zeros(len(keys), self._record)
         records["key"] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
-        records["vector"] = vectors
+        records["codes"], records["scale"] = codes, scales
         records["sum"] = self._sums(records)
         return records
 
     def _sums(self, records: NDArray[np.void]) -> NDArray[np.uint32]:
         """A checksum per record that a run of zeros does not pass."""
-        halves = np.ascontiguousarray(records["vector"]).view(np.uint16)
-        places = np.arange(1, self.dim + 1, dtype=np.uint32)
-        sums: NDArray[np.uint32] = (halves * places).sum(1, dtype=np.uint32) + np.uint32(1)
+        plain = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), -1)[:, :-4]
+        places = np.arange(1, plain.shape[1] + 1, dtype=np.uint32)
+        sums: NDArray[np.uint32] = plain @ places + np.uint32(1)
         return sums
 
     def _chunks(self) -> Iterator[NDArray[np.void]]:
@@ -129,3 +135,8 @@ class VectorCache:
             torn = (file.tell() - _HEADER) % self._record.itemsize
             padding = b"\0" * ((self._record.itemsize - torn) % self._record.itemsize)
             file.write(padding + records.tobytes())
+
+
+def _keys_of(records: NDArray[np.void]) -> list[bytes]:
+    blob = records["key"].tobytes()
+    return [blob[start : start + KEY_BYTES] for start in range(0, len(blob), KEY_BYTES)]

@@ -15,6 +15,7 @@ from bot.retrieval.entry import Entry, Hit
 from bot.retrieval.scoring import load_constants, rank
 from bot.retrieval.snapshot import Snapshot, unit_text
 from bot.retrieval.text import exact_key, normalise_query
+from bot.retrieval.vectors import quantise
 
 Kind = Literal["faq", "knowledge"]
 Progress = Callable[[int, int], None]
@@ -116,28 +117,33 @@ class Index:
 
     def _reuse(self, old: Snapshot, fresh: Snapshot) -> None:
         """Take the vectors that stand in the old state or on disk."""
-        known = {key: row for row, key in enumerate(old.units.keys) if old.ready[row]}
-        pairs = [(row, known[key]) for row, key in enumerate(fresh.units.keys) if key in known]
-        if pairs:
-            rows, sources = np.asarray(pairs).T
-            fresh.vectors[rows] = old.vectors[sources]
-            fresh.ready[rows] = True
-        if self._cache is not None and not fresh.ready.all():
-            self._cache.fill(fresh.units.keys, fresh.vectors, fresh.ready)
+        vectors, known = fresh.vectors, old.vectors
+        for row, source, count in fresh.units.taken:
+            span = slice(source, source + count)
+            vectors.put(slice(row, row + count), known.codes[span], known.scales[span])
+        wanted = {fresh.units.keys[row]: int(row) for row in np.flatnonzero(~vectors.ready)}
+        if wanted:
+            for source, key in enumerate(old.units.keys):
+                if key in wanted:
+                    vectors.put(
+                        slice(wanted[key], wanted[key] + 1), known.codes[source], known.scales[source]
+                    )
+        if self._cache is not None and not vectors.ready.all():
+            self._cache.fill(fresh.units.keys, vectors)
 
     def _encode(self, fresh: Snapshot, progress: Progress | None, *, fit_early: bool) -> None:
         total = len(fresh.units)
-        missing = np.flatnonzero(~fresh.ready)
+        missing = np.flatnonzero(~fresh.vectors.ready)
         done, next_fit = total - len(missing), _FIRST_FIT
         if progress is not None:
             progress(done, total)
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            vectors = self.encoder.encode([unit_text(fresh.units.texts[row]) for row in batch])
-            fresh.vectors[batch] = vectors
-            fresh.ready[batch] = True
+            texts = [unit_text(fresh.units.texts[row]) for row in batch]
+            codes, scales = quantise(self.encoder.encode(texts))
+            fresh.vectors.put(batch, codes, scales)
             if self._cache is not None:
-                self._cache.append([fresh.units.keys[row] for row in batch], fresh.vectors[batch])
+                self._cache.append([fresh.units.keys[row] for row in batch], codes, scales)
             done += len(batch)
             if fit_early and start + _BATCH >= next_fit and done < total:
                 fresh.fit()

@@ -17,8 +17,8 @@ import numpy as np
 
 from bot.retrieval.lexical import Floats, QueryTerms
 from bot.retrieval.snapshot import Snapshot
-from bot.retrieval.space import Positions
 from bot.retrieval.text import is_cjk
+from bot.retrieval.vectors import Positions
 
 RANKING = {
     "faq": ("centroid", "nearest", "lexical", "coverage"),
@@ -172,8 +172,7 @@ class Scores:
         masses, mass = self.snapshot.terms.masses, np.float32(self.query.mass)
         for run in self.runs(chosen):
             rows = self.rows[run]
-            known = self.snapshot.vectors[rows].astype(np.float32) @ self._vector
-            similarity.append(known.max())
+            similarity.append(self.snapshot.vectors.dot(rows, self._vector).max())
             precision.append(np.minimum(1, self._covered[run] * mass / np.maximum(masses[rows], 1e-6)).max())
         return np.asarray(similarity, np.float32), np.asarray(precision, np.float32)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from bot.retrieval.cache import content_key
 from bot.retrieval.entry import Entry
 from bot.retrieval.lexical import Floats, Hashes, LexicalIndex, hash_terms
-from bot.retrieval.space import SCAN_ALL, Halves, Positions, Space, top
+from bot.retrieval.space import SCAN_ALL, Space, top
 from bot.retrieval.text import exact_key, is_cjk, normalise, sentences
+from bot.retrieval.vectors import Positions, Vectors
 
 _COARSE_UNITS = 256
 _LEXICAL_UNITS = 128
@@ -45,24 +46,36 @@ class Units:
     """What is encoded and matched of entries (questions, or some sentences of a passage), in columns."""
 
     def __init__(self, kind: str, entries: Sequence[Entry], old: Snapshot | None = None) -> None:
-        """Entries that stand unchanged in `old` are taken over from there."""
+        """Entries that stand unchanged in `old` are taken over: `taken` has (row, row in old, rows)."""
         self.texts: list[str] = []
         self.keys: list[bytes] = []
+        self.taken: list[tuple[int, int, int]] = []
         rows: list[Hashes] = []
-        counts: list[int] = []
-        for entry in entries:
-            position = old.positions.get(entry.id) if old is not None else None
-            if old is not None and position is not None and old.entries[position] == entry:
-                span = range(int(old.starts[position]), int(old.starts[position + 1]))
-                self.texts.extend(old.units.texts[span.start : span.stop])
-                self.keys.extend(old.units.keys[span.start : span.stop])
-                rows.extend(old.units.terms_of(row) for row in span)
-                counts.append(len(span))
+        lengths: list[NDArray[np.int64]] = []
+        counts: list[NDArray[np.int64]] = []
+        for run, first in _runs(entries, old):
+            if old is not None and first is not None:
+                counts.append(self._take(old, first, first + len(run), rows, lengths))
             else:
-                counts.append(self._add(kind, entry, rows))
-        self.offsets = _bounds(np.fromiter(map(len, rows), np.int64, len(rows)))
+                fresh = len(rows)
+                counts.append(np.asarray([self._add(kind, entry, rows) for entry in run], np.int64))
+                lengths.append(np.fromiter(map(len, rows[fresh:]), np.int64))
+        self.offsets = _bounds(_joined(lengths))
         self.terms: Hashes = np.concatenate(rows) if rows else np.empty(0, np.uint32)
-        self.counts = np.asarray(counts, np.int64)
+        self.counts = _joined(counts)
+
+    def _take(
+        self, old: Snapshot, first: int, last: int, rows: list[Hashes], lengths: list[NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """Take over the units of the entries first:last of `old`; gives the counts of units."""
+        units = old.units
+        start, end = int(old.starts[first]), int(old.starts[last])
+        self.taken.append((len(self.texts), start, end - start))
+        self.texts.extend(units.texts[start:end])
+        self.keys.extend(units.keys[start:end])
+        rows.append(units.terms[units.offsets[start] : units.offsets[end]])
+        lengths.append(np.diff(units.offsets[start : end + 1]))
+        return units.counts[first:last]
 
     def _add(self, kind: str, entry: Entry, rows: list[Hashes]) -> int:
         pieces = entry.texts if kind == "faq" else [part for text in entry.texts for part in chunks(text)]
@@ -77,8 +90,26 @@ class Units:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def terms_of(self, row: int) -> Hashes:
-        return self.terms[self.offsets[row] : self.offsets[row + 1]]
+
+def _runs(entries: Sequence[Entry], old: Snapshot | None) -> Iterator[tuple[Sequence[Entry], int | None]]:
+    """Cuts into runs that follow each other in `old` (with the first position there) or are new (None)."""
+    start, at = 0, None
+    for i, entry in enumerate(entries):
+        position = old.positions.get(entry.id) if old is not None else None
+        if old is not None and position is not None and old.entries[position] != entry:
+            position = None
+        expected = None if at is None else at + i - start
+        if i and position != expected:
+            yield entries[start:i], at
+            start, at = i, position
+        elif not i:
+            at = position
+    if entries:
+        yield entries[start:], at
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def unit_text(piece: str) -> str:
@@ -90,7 +121,7 @@ class Snapshot:
     """Entries, their units (entry e owns rows starts[e]:starts[e+1]), vectors, terms and vector space."""
 
     def __init__(self, kind: str, entries: Sequence[Entry], dim: int, old: Snapshot | None = None) -> None:
-        """Everything but the vectors: their rows are zeros and not `ready`, and there is no `space` yet."""
+        """Everything but the vectors: their rows are zeros and not ready, and there is no `space` yet."""
         self.kind = kind
         self.entries = list(entries)
         self.positions = {entry.id: position for position, entry in enumerate(self.entries)}
@@ -100,8 +131,7 @@ class Snapshot:
         self.terms = LexicalIndex(self.units.terms, self.units.offsets, self.owner)
         self.documents = self._documents() if kind != "faq" else None
         self.exact = self._exact() if kind == "faq" else {}
-        self.vectors: Halves = np.zeros((len(self.units), dim), np.float16)
-        self.ready: NDArray[np.bool_] = np.zeros(len(self.units), np.bool_)
+        self.vectors = Vectors(len(self.units), dim)
         self.space: Space | None = None
 
     def _documents(self) -> LexicalIndex:
@@ -120,7 +150,7 @@ class Snapshot:
     def fit(self) -> None:
         """Learn the vector space from the rows that are ready; readers see it whole or not at all."""
         if len(self.units):
-            self.space = Space.fit(self.vectors, self.ready, self.starts, similar=self.kind == "faq")
+            self.space = Space.fit(self.vectors, self.starts, similar=self.kind == "faq")
 
     def rows_of(self, positions: Positions) -> tuple[Positions, Positions]:
         """Rows of the units of these entries, and where the run of each entry begins in them."""

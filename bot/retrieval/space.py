@@ -13,9 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Halves = NDArray[np.float16]
-Positions = NDArray[np.int64]
+from bot.retrieval.vectors import Floats, Positions, Vectors
 
 SCAN_ALL = 4_096
 """Up to this many units every vector is compared; above, a projection picks candidates first."""
@@ -45,12 +43,13 @@ class Space:
     coarse: Floats | None
 
     @classmethod
-    def fit(cls, vectors: Halves, ready: NDArray[np.bool_], starts: Positions, *, similar: bool) -> Space:
+    def fit(cls, vectors: Vectors, starts: Positions, *, similar: bool) -> Space:
         """Learn from the rows that are `ready`; entry e owns rows starts[e]:starts[e+1].
 
         `similar`: whether the rows of an entry mean the same: those of a FAQ do, those of a passage do not.
         """
-        count, dim = vectors.shape
+        count, dim = vectors.codes.shape
+        ready = vectors.ready
         warp = _warp(vectors, ready, starts) if similar else None
         norms = np.full(count, np.inf, np.float32)
         spreads = np.empty(len(starts) - 1, np.float32)
@@ -59,7 +58,7 @@ class Space:
         coarse = np.empty((count, _COARSE_DIM), np.float32) if basis is not None else None
         for first, last in _blocks(starts):
             rows = slice(int(starts[first]), int(starts[last]))
-            mapped = _map(vectors[rows].astype(np.float32), warp)
+            mapped = _map(vectors.get(rows), warp)
             lengths = np.linalg.norm(mapped, axis=1)
             lengths[~ready[rows] | (lengths == 0)] = np.inf
             mapped /= lengths[:, None]
@@ -79,14 +78,13 @@ class Space:
         length = np.linalg.norm(mapped).astype(np.float32)
         return np.divide(mapped, length, out=np.zeros_like(mapped), where=length > 0)
 
-    def similarities(self, mapped: Floats, vectors: Halves, rows: Positions) -> Floats:
+    def similarities(self, mapped: Floats, vectors: Vectors, rows: Positions) -> Floats:
         """Cosines of a projected query with these rows, 0 for those that are not encoded yet."""
         scores: Floats
         if self.full is not None:
             scores = self.full @ mapped
             return scores if len(rows) == len(scores) else scores[rows]
-        scores = (vectors[rows].astype(np.float32) @ _map(mapped, self.warp)) / self.norms[rows]
-        return scores
+        return vectors.dot(rows, _map(mapped, self.warp)) / self.norms[rows]
 
     def nearest(self, mapped: Floats, count: int) -> Positions:
         """About the `count` nearest rows of a large set, in no order."""
@@ -114,14 +112,14 @@ def _blocks(starts: Positions) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _basis(vectors: Halves, warp: Floats | None) -> Floats:
+def _basis(vectors: Vectors, warp: Floats | None) -> Floats:
     """The directions [dim, _COARSE_DIM] in which the mapped rows differ most."""
-    sample = _map(vectors[:: max(1, len(vectors) // _SAMPLE)].astype(np.float32), warp)
+    sample = _map(vectors.get(slice(None, None, max(1, len(vectors) // _SAMPLE))), warp)
     _, axes = np.linalg.eigh(sample.T @ sample)
     return np.ascontiguousarray(axes[:, -_COARSE_DIM:])
 
 
-def _warp(vectors: Halves, ready: NDArray[np.bool_], starts: Positions) -> Floats | None:
+def _warp(vectors: Vectors, ready: NDArray[np.bool_], starts: Positions) -> Floats | None:
     """Inverse square root of the shrunk covariance within entries; None where no entry has similar texts."""
     counts = np.diff(starts)
     known = np.logical_and.reduceat(ready, starts[:-1])
@@ -132,11 +130,11 @@ def _warp(vectors: Halves, ready: NDArray[np.bool_], starts: Positions) -> Float
     sizes = counts[entries]
     begins = np.cumsum(sizes) - sizes
     rows = np.repeat(starts[entries] - begins, sizes) + np.arange(int(sizes.sum()))
-    sample = vectors[rows].astype(np.float32)
+    sample = vectors.get(rows)
     means = np.add.reduceat(sample, begins) / sizes[:, None].astype(np.float32)
     sample -= np.repeat(means, sizes, axis=0)
     sample *= np.repeat(np.sqrt(sizes / (sizes - 1)), sizes)[:, None].astype(np.float32)
-    dim = vectors.shape[1]
+    dim = sample.shape[1]
     scatter = sample.T @ sample * (dim / _PRIOR_SCATTER) + _PRIOR_ROWS * np.eye(dim, dtype=np.float32)
     values, axes = np.linalg.eigh(scatter / np.float32(len(sample) + _PRIOR_ROWS))
     warp: Floats = ((axes / np.sqrt(values)) @ axes.T).astype(np.float32)

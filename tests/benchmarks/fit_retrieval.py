@@ -27,6 +27,7 @@ from bot.retrieval.entry import Entry
 from bot.retrieval.scoring import CONFIDENCE, RANKING, Scores
 from bot.retrieval.snapshot import Snapshot, unit_text
 from bot.retrieval.text import normalise_query
+from bot.retrieval.vectors import quantise
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSTANTS = ROOT / "bot" / "retrieval" / "constants.json"
@@ -178,8 +179,8 @@ def vectors_of(texts: Sequence[str]) -> NDArray[np.float32]:
 
 def examples(task: Task) -> Examples:
     snapshot = Snapshot(task.kind, task.entries, _ENCODER.dim)
-    snapshot.vectors[:] = vectors_of([unit_text(text) for text in snapshot.units.texts])
-    snapshot.ready[:] = True
+    vectors = vectors_of([unit_text(text) for text in snapshot.units.texts])
+    snapshot.vectors.put(slice(None), *quantise(vectors))
     snapshot.fit()
     texts = [normalise_query(query.text) for query in task.queries]
     made = Examples(task, [], [], [])
