@@ -14,7 +14,7 @@ from bot.retrieval.dense import Encoder, load_encoder
 from bot.retrieval.entry import Entry, Hit
 from bot.retrieval.scoring import load_constants, rank
 from bot.retrieval.snapshot import Snapshot, unit_text
-from bot.retrieval.text import exact_key, normalise_query
+from bot.retrieval.text import exact_key, has_terms, normalise_query
 from bot.retrieval.vectors import quantise
 
 Kind = Literal["faq", "knowledge"]
@@ -64,14 +64,16 @@ class Index:
         return hits[0] if hits else None
 
     def search(self, text: str, k: int = 5) -> list[Hit]:
-        """Up to `k` entries, surest first; none for a text without words."""
+        """Up to `k` entries, surest first; none for a text without words, unless it is an entry's."""
         snapshot = self._snapshot
         normalised = normalise_query(text)
-        if k <= 0 or not snapshot.entries or not exact_key(normalised):
+        if k <= 0 or not snapshot.entries:
             return []
         exact = _exact(snapshot, text)
-        vector = self.encoder.encode([normalised])[0]
         hits = [exact] if exact is not None else []
+        if not has_terms(normalised):
+            return hits
+        vector = self.encoder.encode([normalised])[0]
         for found in rank(snapshot, normalised, vector, self._constants, k + len(hits)):
             entry = snapshot.entries[found.position]
             if exact is None or entry.id != exact.id:

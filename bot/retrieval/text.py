@@ -191,6 +191,11 @@ def terms(text: str) -> list[str]:
     return found
 
 
+def has_terms(normalised: str) -> bool:
+    """Whether a normalised text has any term: signs and emoji alone say nothing to search for."""
+    return _TOKEN.search(normalised) is not None
+
+
 def weight_class(term: str) -> int:
     """1 for a function word or question frame, which says little about the subject, else 0."""
     return int(term in _ENGLISH_STOP or (len(term) <= 2 and _CHINESE_STOP.issuperset(term)))
