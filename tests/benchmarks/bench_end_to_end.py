@@ -116,6 +116,8 @@ async def _measure(
     else:
         results.at_most(f"{kind} at {rate:g}/s, ack p99", cells["ack p99 ms"], ACK_P99, "ms")
     results.at_most(f"{kind}, {cells['load']}, lost or doubled", tally.lost + tally.doubled, 0)
+    if kind == "verbatim":
+        results.at_least(f"{kind}, {cells['load']}, right", tally.right, tally.accepted)
     return tally.lost + tally.doubled
 
 
@@ -144,7 +146,9 @@ def main() -> None:
     results = report.Report("end to end: webhook in, reply delivered")
     results.note("Bot, load generator and receiver share the machine; the store commits to a file (WAL).")
     results.note("`right`: the reply names the expected FAQ entry as its source.")
+    before = psutil.getloadavg()[0]
     wrong = asyncio.run(measure(options, results))
+    results.note(f"Load average (1 min) before: {before:.1f}, after: {psutil.getloadavg()[0]:.1f}.")
     results.close(options.json)
     sys.exit(1 if wrong else 0)
 
