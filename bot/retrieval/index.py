@@ -10,11 +10,12 @@ from typing import Literal
 import numpy as np
 
 from bot.retrieval.cache import VectorCache
+from bot.retrieval.courtesy import exact_keys, without_courtesy
 from bot.retrieval.dense import Encoder, load_encoder
 from bot.retrieval.entry import Entry, Hit
 from bot.retrieval.scoring import load_constants, rank
 from bot.retrieval.snapshot import Snapshot, unit_text
-from bot.retrieval.text import exact_key, has_terms, normalise_query
+from bot.retrieval.text import has_terms, normalise_query
 from bot.retrieval.vectors import quantise
 
 Kind = Literal["faq", "knowledge"]
@@ -52,7 +53,7 @@ class Index:
         return entry_id in self._snapshot.positions
 
     def exact(self, text: str) -> Hit | None:
-        """The entry that has this question, but for case, script, blanks and punctuation; asks no encoder."""
+        """The entry that has this question, but for case, script, signs and courtesy; asks no encoder."""
         return _exact(self._snapshot, text)
 
     def best(self, text: str) -> Hit | None:
@@ -66,7 +67,7 @@ class Index:
     def search(self, text: str, k: int = 5) -> list[Hit]:
         """Up to `k` entries, surest first; none for a text without words, unless it is an entry's."""
         snapshot = self._snapshot
-        normalised = normalise_query(text)
+        normalised = without_courtesy(normalise_query(text))
         if k <= 0 or not snapshot.entries:
             return []
         exact = _exact(snapshot, text)
@@ -155,7 +156,9 @@ class Index:
 
 
 def _exact(snapshot: Snapshot, text: str) -> Hit | None:
-    row = snapshot.exact.get(exact_key(text)) if snapshot.exact else None
+    if not snapshot.exact:
+        return None
+    row = next((snapshot.exact[key] for key in exact_keys(text) if key in snapshot.exact), None)
     if row is None:
         return None
     entry = snapshot.entries[snapshot.owner[row]]

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bot.retrieval.cache import content_key
+from bot.retrieval.courtesy import exact_keys
 from bot.retrieval.entry import Entry
 from bot.retrieval.lexical import Floats, Hashes, LexicalIndex, hash_terms
 from bot.retrieval.space import SCAN_ALL, Space, top
-from bot.retrieval.text import exact_key, is_cjk, normalise, sentences
+from bot.retrieval.text import is_cjk, normalise, sentences
 from bot.retrieval.vectors import Positions, Vectors
 
 _COARSE_UNITS = 256
@@ -139,13 +140,16 @@ class Snapshot:
         return LexicalIndex(self.units.terms, offsets, np.arange(len(self.entries), dtype=np.int32))
 
     def _exact(self) -> dict[str, int]:
-        """Row by exact key; the first entry that has a text keeps it."""
+        """Row by exact keys; texts as they are come first, then the first of several."""
         exact: dict[str, int] = {}
+        bare: dict[str, int] = {}
         for row, text in enumerate(self.units.texts):
-            key = exact_key(text)
+            key, short = exact_keys(text)
             if key:
                 exact.setdefault(key, row)
-        return exact
+                if short != key:
+                    bare.setdefault(short, row)
+        return bare | exact
 
     def fit(self) -> None:
         """Learn the vector space from the rows that are ready; readers see it whole or not at all."""

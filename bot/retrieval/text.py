@@ -10,7 +10,7 @@ from collections.abc import Callable
 MAX_QUERY = 512
 """Characters of a query that are looked at: its head and its tail, where the question stands."""
 _TAIL = 128
-_MAX_KEY = 1024
+MAX_KEY = 1024
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _CJK = rf"[{_HAN}\u3040-\u30ff\uac00-\ud7af]"
@@ -147,10 +147,14 @@ def exact_key(text: str) -> str:
 
     Texts over 1,024 characters have no key: cutting them could make two different questions equal.
     """
-    if len(text) > _MAX_KEY:
+    if len(text) > MAX_KEY:
         return ""
-    key = normalise(text)
-    return _NOT_WORD.sub("", key) or key.replace(" ", "")
+    return key_of(normalise(text))
+
+
+def key_of(normalised: str) -> str:
+    """The exact key of a normalised text."""
+    return _NOT_WORD.sub("", normalised) or normalised.replace(" ", "")
 
 
 def is_cjk(text: str) -> bool:
