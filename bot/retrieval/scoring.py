@@ -35,6 +35,7 @@ CONFIDENCE = {
         "lexical",
         "unit_coverage",
         "precision",
+        "cohesion",
     ),
     "knowledge": ("score", "margin", "coverage", "unit_coverage", "nearest", "unknown"),
 }
@@ -48,12 +49,14 @@ class Calibration:
     """Weights for one kind of entries and one script, in the order of RANKING and CONFIDENCE.
 
     `strangers`: mean score and mean nearness of entries that are not meant, for indexes with few rivals.
+    `cohesion`: a usual one, for indexes in which no entry has similar questions.
     """
 
     ranking: Floats
     confidence: Floats
     bias: float
     strangers: tuple[float, float]
+    cohesion: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ def calibration(kind: str, part: Mapping[str, Any]) -> Calibration:
         np.asarray([part["confidence"][name] for name in CONFIDENCE[kind]], np.float32),
         float(part["bias"]),
         (float(part["strangers"]["score"]), float(part["strangers"]["nearness"])),
+        float(part["cohesion"]),
     )
 
 
@@ -143,7 +147,14 @@ class Scores:
         mixed = self._similar + self._cosine
         return [int(self.rows[run][np.argmax(mixed[run])]) for run in self.runs(chosen)]
 
-    def confidence(self, scores: Floats, chosen: Positions, strangers: tuple[float, float]) -> Floats:
+    @property
+    def cohesion(self) -> float | None:
+        """That of the space, None while there is none."""
+        return self.snapshot.space.cohesion if self.snapshot.space is not None else None
+
+    def confidence(
+        self, scores: Floats, chosen: Positions, strangers: tuple[float, float], cohesion: float
+    ) -> Floats:
         """CONFIDENCE features [chosen, f]; `chosen` begins with the best of all candidates by `scores`."""
         kind = self.snapshot.kind
         values = {name: array[chosen] for name, array in self.features.items()}
@@ -155,6 +166,8 @@ class Scores:
             near = self.features["centroid"]
             values["contrast"] = near[chosen] - self._others(near, chosen, _CROWD, strangers[1])
             values["similarity"], values["precision"] = self._details(chosen)
+            known = self.cohesion
+            values["cohesion"] = np.full(len(chosen), cohesion if known is None else known)
         return np.stack([values[name] for name in CONFIDENCE[kind]], axis=1)
 
     def _others(self, values: Floats, chosen: Positions, count: int, stranger: float) -> Floats:
@@ -183,7 +196,7 @@ def rank(snapshot: Snapshot, normalised: str, vector: Floats, constants: Constan
     scores = Scores(snapshot, normalised, vector)
     fused = scores.fused(chosen_by.ranking)
     order = np.argsort(-fused, kind="stable")[:k]
-    features = scores.confidence(fused, order, chosen_by.strangers)
+    features = scores.confidence(fused, order, chosen_by.strangers, chosen_by.cohesion)
     logits = features @ chosen_by.confidence + chosen_by.bias
     chances = np.minimum.accumulate(1 / (1 + np.exp(-np.clip(logits, -30, 30))))
     return [

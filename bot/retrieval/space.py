@@ -38,6 +38,7 @@ class Space:
     warp: Floats | None
     norms: Floats
     spreads: Floats
+    cohesion: float | None
     full: Floats | None
     basis: Floats | None
     coarse: Floats | None
@@ -70,7 +71,8 @@ class Space:
                 full[rows] = mapped
             if coarse is not None and basis is not None:
                 coarse[rows] = mapped @ basis
-        return cls(warp, norms, np.maximum(spreads, 1e-3), full, basis, coarse)
+        cohesion = _cohesion(norms, spreads, starts) if similar else None
+        return cls(warp, norms, np.maximum(spreads, 1e-3), cohesion, full, basis, coarse)
 
     def project(self, vector: Floats) -> Floats:
         """A query vector as a unit vector of this space."""
@@ -117,6 +119,16 @@ def _basis(vectors: Vectors, warp: Floats | None) -> Floats:
     sample = _map(vectors.get(slice(None, None, max(1, len(vectors) // _SAMPLE))), warp)
     _, axes = np.linalg.eigh(sample.T @ sample)
     return np.ascontiguousarray(axes[:, -_COARSE_DIM:])
+
+
+def _cohesion(norms: Floats, spreads: Floats, starts: Positions) -> float | None:
+    """Mean cosine between texts of one entry, from the squared length n + n(n-1)cos of their sum."""
+    counts = np.add.reduceat(np.isfinite(norms), starts[:-1], dtype=np.int64)
+    several = counts > 1
+    if not several.any():
+        return None
+    sizes = counts[several]
+    return float(((spreads[several] ** 2 - sizes) / (sizes * (sizes - 1))).mean())
 
 
 def _warp(vectors: Vectors, ready: NDArray[np.bool_], starts: Positions) -> Floats | None:

@@ -17,7 +17,7 @@ from plugins.faq.tables import FaqTable
 
 NEAR_CERTAIN = 0.9
 """The confidence from which a question in a group is answered that nobody asked the bot."""
-NEAR_MISS = 0.35
+NEAR_MISS = 0.6
 """A best hit with this part of the threshold's confidence is offered as "did you mean"."""
 RIVAL = 0.85
 """Further entries are offered with at least this part of the best one's score."""

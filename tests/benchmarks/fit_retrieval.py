@@ -41,6 +41,8 @@ SETS = {
     "faq.zh.yaml, faq.en.yaml": "the sample FAQs of this project, Apache-2.0",
     "paraphrases.zh.txt": "written for this project, Apache-2.0",
 }
+AGAINST = ("unknown", "cohesion")
+"""Features that speak against an answer; all others speak for it."""
 MAX_FAR = 0.10
 RIDGE = 3.0
 _ENCODER = load_encoder()
@@ -241,15 +243,21 @@ def strangers(sets: Sequence[Examples], ranking: NDArray[np.float32]) -> tuple[f
     return round(float(np.mean(scores)), 3), round(float(np.mean(near)), 3)
 
 
+def usual_cohesion(sets: Sequence[Examples]) -> float:
+    """Mean over the sets that have one."""
+    known = [made.scores[0].cohesion for made in sets]
+    return round(float(np.mean([each for each in known if each is not None] or [0.0])), 3)
+
+
 def best_candidates(
-    made: Examples, ranking: Floats, stranger: tuple[float, float]
+    made: Examples, ranking: Floats, stranger: tuple[float, float], cohesion: float
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Confidence features of the best candidate of each query, and whether it is the right one."""
     rows, right = [], []
     for gold, scores in zip(made.gold, made.scores, strict=True):
         fused = scores.fused(ranking.astype(np.float32))
         best = np.argsort(-fused, kind="stable")[:1]
-        rows.append(scores.confidence(fused, best, stranger)[0])
+        rows.append(scores.confidence(fused, best, stranger, cohesion)[0])
         right.append(bool(best[0] == gold))
     return np.asarray(rows, np.float64), np.asarray(right)
 
@@ -290,16 +298,18 @@ def fit(sets: Sequence[Examples]) -> dict[str, Any]:
     kind = sets[0].task.kind
     ranking = fit_ranking(sets)
     stranger = strangers(sets, ranking.astype(np.float32))
-    parts = [best_candidates(made, ranking, stranger) for made in sets]
+    cohesion = usual_cohesion(sets)
+    parts = [best_candidates(made, ranking, stranger, cohesion) for made in sets]
     x, right = (np.concatenate(column) for column in zip(*parts, strict=True))
     weights = np.concatenate([np.full(len(m.gold), 100 * m.task.weight / len(m.gold)) for m in sets])
-    signs = np.asarray([-1.0 if name == "unknown" else 1.0 for name in CONFIDENCE[kind]])
+    signs = np.asarray([-1.0 if name in AGAINST else 1.0 for name in CONFIDENCE[kind]])
     confidence, bias = fit_logistic(x, right, weights, signs)
     return {
         "ranking": dict(zip(RANKING[kind], ranking.tolist(), strict=True)),
         "confidence": dict(zip(CONFIDENCE[kind], confidence.tolist(), strict=True)),
         "bias": bias,
         "strangers": {"score": stranger[0], "nearness": stranger[1]},
+        "cohesion": cohesion,
     }
 
 
@@ -335,7 +345,7 @@ def judge(constants: dict[str, Any], made: Examples) -> Outcome:
     kind = made.task.kind
     ranking = np.asarray([constants["ranking"][name] for name in RANKING[kind]])
     stranger = (constants["strangers"]["score"], constants["strangers"]["nearness"])
-    x, right = best_candidates(made, ranking, stranger)
+    x, right = best_candidates(made, ranking, stranger, constants["cohesion"])
     logits = x @ np.asarray([constants["confidence"][name] for name in CONFIDENCE[kind]]) + constants["bias"]
     answerable = np.asarray([query.kind == "answerable" for query in made.task.queries])
     return Outcome(made.task.name, 1 / (1 + np.exp(-logits)), right, answerable)
@@ -397,12 +407,15 @@ def main() -> None:
     figures: dict[str, Any] = {}
     outcomes: dict[str, list[Outcome]] = {"faq": [], "knowledge": []}
     for (kind, script), (everything, pairs) in folds(data, off_topic).items():
-        constants.setdefault(kind, {})[script] = fit(everything)
+        final = constants.setdefault(kind, {})[script] = fit(everything)
+        if kind == "faq":  # a fold lacks a whole sort of FAQ, and with it what is known of cohesion
+            outcomes[kind] += [judge(final, made) for made in everything]
         for training, test in pairs:
             fitted = fit(training)
             for made in test:
                 outcome = judge(fitted, made)
-                outcomes[kind].append(outcome)
+                if kind != "faq":
+                    outcomes[kind].append(outcome)
                 key = f"{kind} {script}: {made.task.name}" + (
                     f" ({len(figures)})" if "banking" in made.task.name else ""
                 )
