@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,7 @@ class App:
         self._plugins = plugins if plugins is not None else load_plugins(loaded)
         self._injector = Injector(self._services())
         self._stopping = False
+        self._reloading = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self.connectors: list[Connector] = []
         self.dispatch: Dispatch
@@ -103,7 +105,8 @@ class App:
 
     async def _start(self) -> None:
         began = time.monotonic()
-        await upgrade(self.store, self._table_folders())
+        await upgrade(self.store)
+        await self._upgrade_plugins()
         self.store.start()
         if self.model is None:
             self.model = await self._load_model()
@@ -114,6 +117,7 @@ class App:
             await self.server.start()
         self.dispatch.program = await start_plugins(self._plugins, self.program, self._injector)
         self._schedule()
+        self._scheduler.start()
         unsent = await self.outbox.recover()
         unanswered = await self.dispatch.recover()
         if unsent or unanswered:
@@ -186,19 +190,42 @@ class App:
         log.info("stopping")
         await self.stop()
 
+    def _on_hangup(self) -> None:
+        if self.ready:
+            self._tasks.append(asyncio.create_task(self.reload()))
+            self._tasks[-1].add_done_callback(self._tasks.remove)
+
     async def reload(self) -> None:
-        """Load plugins and their files again; when anything is wrong the old ones stay."""
-        before = self._plugins
+        """Load plugins and their files again; when one is broken that was not before, all old ones stay."""
+        async with self._reloading:
+            try:
+                plugins = await asyncio.to_thread(load_plugins, self._loaded)
+                news = {item.name: item.problem for item in plugins.failures}
+                for failure in self.program.failures:
+                    news.pop(failure.name, None)
+                if news:
+                    log.error("reload refused, the old plugins stay", broken=news)
+                    return
+                await self._swap(plugins)
+            except (BotError, OSError) as error:
+                log.error("reload failed", problem=str(error))
+
+    async def _swap(self, plugins: Plugins) -> None:
+        """Put other plugins in the place of the running ones."""
+        before, self._plugins = self._plugins, plugins
         try:
-            self._plugins = await asyncio.to_thread(load_plugins, self._loaded)
-            await upgrade(self.store, self._table_folders())
-            program = compile_program(self._plugins, self._injector)
-            self.dispatch.program = await start_plugins(self._plugins, program, self._injector)
-        except BotError as error:
+            await self._upgrade_plugins()
+            program = compile_program(plugins, self._injector)
+        except BaseException:
             self._plugins = before
-            log.error("reload failed, the old plugins stay", problem=str(error))
-            return
+            raise
+        await stop_plugins(self.program)
+        for background in self._background.values():
+            await background.stop()
+        self.dispatch.program = await start_plugins(plugins, program, self._injector)
         self._schedule()
+        self._folders.clear()
+        self._folders.update(_folders(self.program))
         log.info("plugins reloaded", failed=[failure.name for failure in self.program.failures])
 
     async def health(self) -> tuple[bool, dict[str, Any]]:
@@ -250,8 +277,8 @@ class App:
         self.metrics.lanes.set_function(lambda: self.dispatch.lanes)
         self.metrics.inbox_pending.set_function(lambda: self.dispatch.pending)
         self.metrics.outbox_pending.set_function(lambda: self.outbox.pending)
-        folders = {item.place: item.plugin.name for item in program.loaded if item.place}
-        self._watchdog = LoopWatchdog(self.metrics, folders=folders, current=self._desk.current)
+        self._folders = _folders(program)
+        self._watchdog = LoopWatchdog(self.metrics, folders=self._folders, current=self._desk.current)
         self._watchdog.start()
 
     def _groups(self, connector: Connector) -> Any:
@@ -278,12 +305,14 @@ class App:
             self._indexes[plugin] = Index(kind, encoder=self._encoder, cache=self._loaded.vector_cache)
         return self._indexes[plugin]
 
-    def _table_folders(self) -> dict[str, Path]:
-        return {
-            item.plugin.name: item.plugin.tables
-            for item in self._plugins.loaded
-            if item.plugin.tables is not None
-        }
+    async def _upgrade_plugins(self) -> None:
+        """Bring plugins' tables up to date; one whose revisions fail is off."""
+        for item in list(self._plugins.loaded):
+            if item.plugin.tables is not None:
+                try:
+                    await upgrade(self.store, {item.plugin.name: item.plugin.tables})
+                except StoreError as error:
+                    self._plugins.drop(item.plugin.name, error.problem)
 
     async def _load_model(self) -> ChatModel | None:
         """The configured model by the entry point named like its backend, None for extractive answers."""
@@ -334,17 +363,22 @@ class App:
         raise ConfigError(f"connector type of {item.name!r} is not known", key="connectors")
 
     def _schedule(self) -> None:
-        for item in self._plugins.loaded:
-            self._scheduler.remove(item.plugin.name)
+        self._scheduler.clear()
         for number, plan in enumerate(self.program.schedules):
             handler = plan.handler
-
-            async def job(plan: Any = plan) -> None:
-                await plan(Call())
-
             name = f"{handler.plugin}:{handler.function.__qualname__}:{number}"
-            self._scheduler.add(name, handler.names[0], job, plugin=handler.plugin)
-        self._scheduler.start()
+            job = functools.partial(plan.run, Call())
+            try:
+                self._scheduler.add(
+                    name, handler.names[0], job, plugin=handler.plugin, timezone=handler.timezone
+                )
+            except ConfigError as error:
+                log.error("a schedule is off", plugin=handler.plugin, problem=str(error))
+
+
+def _folders(program: Program) -> dict[Path, str]:
+    """Which plugin a file or folder belongs to."""
+    return {item.place: item.plugin.name for item in program.loaded if item.place}
 
 
 def _catalogue(loaded: LoadedConfig) -> Catalogue:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from uuid import uuid4
 
 from bot.connectors.base import Capabilities
 from bot.message import Message
@@ -36,15 +35,17 @@ def with_sources(reply: Reply, able: Capabilities, text: Callable[..., str]) -> 
     return replace(reply, text="\n".join((f"{reply.text}\n", text("sources"), *items)))
 
 
-def compose(reply: Reply, able: Capabilities, target: Target, inbox_id: int | None) -> list[Outgoing]:
-    """Parts that fit the platform, the last one final and with the buttons."""
+def compose(
+    reply: Reply, able: Capabilities, target: Target, inbox_id: int | None, key: str
+) -> list[Outgoing]:
+    """Parts that fit the platform, the last one final and with the buttons; `key` begins their keys."""
     pieces = split_text(reply.text, able.max_text, able.unit, markdown=reply.markdown)
     last = len(pieces) - 1
     return [
         Outgoing(
             target,
             piece,
-            uuid4().hex,
+            f"{key}-{number}",
             inbox_id=inbox_id,
             part=number,
             final=number == last,

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import uuid4
 
 import structlog
 
@@ -18,6 +17,7 @@ from bot.connectors.base import Connector, Outcome, Receipt
 from bot.errors import AskCancelled, AskTimeout, Overloaded
 from bot.limits import RateLimiter
 from bot.loader import Program
+from bot.logs import new_trace
 from bot.message import Message
 from bot.reply import Outgoing
 from bot.rules import Cooldowns, Facts, unasked
@@ -34,6 +34,7 @@ class _Wake:
     """A waiting question that nobody answered in time or that is called off."""
 
     turn: Turn
+    question: int
     error: AskTimeout | AskCancelled
 
 
@@ -84,12 +85,19 @@ class Dispatch:
         if self._stopping or self._is_full(messages):
             raise Overloaded
         # A caller that is cancelled must not keep a committed message from its lane.
+        self.pending += len(messages)
         taking = asyncio.create_task(self._take(messages))
         self._tasks.add(taking)
         taking.add_done_callback(self._tasks.discard)
         return await asyncio.shield(taking)
 
     async def _take(self, messages: Sequence[Message]) -> list[Receipt]:
+        try:
+            return await self._accept(messages)
+        finally:
+            self.pending -= len(messages)
+
+    async def _accept(self, messages: Sequence[Message]) -> list[Receipt]:
         began = time.perf_counter()
         prepared = [self._prepare(message) for message in messages]
         wanted = [message for message in prepared if self._concerns_us(message)]
@@ -142,7 +150,6 @@ class Dispatch:
     async def chat_moved(self, connector: str, bot: str, old: str, new: str) -> None:
         """See `Inlet.chat_moved`."""
         await self._desk.history.chat_moved(connector, bot, old, new)
-        await self._desk.outbox_table.chat_moved(connector, bot, old, new)
 
     # -- life -------------------------------------------------------------------------------
 
@@ -169,8 +176,9 @@ class Dispatch:
             shown = None
             if place.connector.capabilities.streaming:
                 shown = await self._desk.outbox_table.stream_of(left.inbox_id)
-            refusal = "error" if left.attempts > MAX_ATTEMPTS else ""
-            if refusal:
+            refusal = "too_long" if len(left.message.text) > MAX_TEXT else ""
+            if left.attempts > MAX_ATTEMPTS:
+                refusal = "error"
                 log.error("a message brought the bot down before; not tried again", trace=left.message.trace)
             self._enqueue(Arrival(left.inbox_id, left.message, refusal, shown=shown))
             count += 1
@@ -180,7 +188,7 @@ class Dispatch:
         """Take nothing new, end waiting questions politely, finish the rest. True if all was finished."""
         self._stopping = True
         for turn in list(self._waiting.values()):
-            self._push(turn.session, _Wake(turn, AskCancelled(stopping=True)))
+            self._push(turn.session, _Wake(turn, turn.question, AskCancelled(stopping=True)))
         deadline = time.monotonic() + timeout
         while self._tasks and time.monotonic() < deadline:
             await asyncio.wait(set(self._tasks), timeout=deadline - time.monotonic())
@@ -202,11 +210,12 @@ class Dispatch:
                 text, to_me = text[len(word) :].lstrip(" ,，:：、"), True
                 break
         to_me = to_me or groups.respond == "all" or self.program.router.knows_command(text)
+        to_me = to_me or self._key(message) in self._waiting  # what the bot asked is answered to the bot
         return replace(
             message,
             text=text,
             to_me=to_me,
-            trace=message.trace or uuid4().hex[:16],
+            trace=message.trace or new_trace(),
             time=message.time or time.time(),
         )
 
@@ -214,6 +223,8 @@ class Dispatch:
         """Whether anybody would look at a message: what a group says among itself is not recorded."""
         if message.to_me or message.event:
             return True
+        if len(message.text) > MAX_TEXT:
+            return False
         respond = self._places[message.connector, message.bot].groups.respond
         return any(
             respond == "faq" or unasked not in listener.rules for listener in self.program.router.listeners
@@ -223,13 +234,15 @@ class Dispatch:
         """The message as its lane gets it: refused when it is too long or one too many."""
         if len(message.text) > MAX_TEXT:
             return Arrival(inbox_id, message, refusal="too_long")
-        wait = 0.0
-        if message.to_me and not message.event:
-            if self._per_user:
-                wait = self._per_user.take(f"{message.bot}:{message.user.id}")
-            if self._per_group and message.chat.group:
-                wait = wait or self._per_group.take(f"{message.bot}:{message.chat.id}")
-        return Arrival(inbox_id, message, refusal="rate_limited" if wait else "", wait=wait)
+        if not message.to_me or message.event:
+            return Arrival(inbox_id, message)
+        wait = self._per_user.take(f"{message.bot}:{message.user.id}") if self._per_user else 0.0
+        if self._per_group and message.chat.group:
+            wait = wait or self._per_group.take(f"{message.bot}:{message.chat.id}")
+        if not wait:
+            return Arrival(inbox_id, message)
+        told = not self._cooldowns.take(id(self), f"{message.bot}:{message.chat.id}:{message.user.id}", wait)
+        return Arrival(inbox_id, message, refusal="rate_limited", wait=wait, silent=told)
 
     def _key(self, message: Message) -> str:
         place = self._places[message.connector, message.bot]
@@ -264,6 +277,8 @@ class Dispatch:
                         await self._step(key, lane[0])
                     except Exception:
                         log.exception("a lane failed", key=key)
+                        if isinstance(lane[0], Arrival):
+                            self._open.discard(lane[0].inbox_id)
                 lane.popleft()
                 self.pending -= 1
                 self._room.set()
@@ -275,15 +290,15 @@ class Dispatch:
         """Run one message until it is answered or its handler waits for the user's next one."""
         waiting = self._waiting.get(key)
         if isinstance(item, _Wake):
-            if waiting is item.turn:
+            if waiting is item.turn and waiting.question == item.question:
                 await self._go(key, waiting, item.error)
             return
         message = item.message
-        if waiting is not None and not item.refusal and not message.event:
+        if waiting is not None and message.to_me and not item.refusal and not message.event:
             if not self.program.router.knows_command(message.text):
                 await self._go(key, waiting, (item.inbox_id, message))
                 return
-            await self._go(key, waiting, AskCancelled(stopping=False))
+            await self._call_off(key, waiting)
         place = self._places[message.connector, message.bot]
         facts = Facts(key, self._roles(message), place.groups.respond, self._cooldowns)
         language = self._language(message)
@@ -292,16 +307,28 @@ class Dispatch:
     async def _go(
         self, key: str, turn: Turn, answer: tuple[int, Message] | AskTimeout | AskCancelled | None = None
     ) -> None:
-        self._waiting.pop(key, None)
-        if not await turn.go(answer):
-            self._waiting[key] = turn
-            if self._stopping:
-                self._push(key, _Wake(turn, AskCancelled(stopping=True)))
+        if self._waiting.get(key) is turn:
+            del self._waiting[key]
+        if await turn.go(answer):
+            return
+        older = self._waiting.get(key)
+        if older is not None:  # two cannot wait for one answer
+            await self._call_off(key, older)
+        self._waiting[key] = turn
+        if self._stopping:
+            self._push(key, _Wake(turn, turn.question, AskCancelled(stopping=True)))
 
-    def timed_out(self, turn: Turn) -> None:
+    async def _call_off(self, key: str, turn: Turn) -> None:
+        """End a waiting question; a handler that asks again all the same is ended for good."""
+        del self._waiting[key]
+        if not await turn.go(AskCancelled(stopping=False)):
+            turn.abandon()
+
+    def timed_out(self, turn: Turn, question: int) -> None:
         """See `bot.turn.Lane`."""
         if self._waiting.get(turn.session) is turn:
-            self._push(turn.session, _Wake(turn, AskTimeout("nobody answered in time")))
+            error = AskTimeout("nobody answered in time")
+            self._push(turn.session, _Wake(turn, question, error))
 
     def answered(self, inbox_id: int, replies: tuple[Outgoing, ...]) -> None:
         """See `bot.turn.Lane`."""

@@ -78,7 +78,15 @@ class Overloaded(BotError):
 
 
 class StoreError(BotError):
-    """The database did not take a write (disk full, locked, gone): nothing was recorded."""
+    """The database did not take a write: nothing was recorded.
+
+    `transient`: it is locked, full or away, and may take the same write later.
+    """
+
+    def __init__(self, problem: str, *, transient: bool = False) -> None:
+        self.problem = problem
+        self.transient = transient
+        super().__init__(problem)
 
 
 class PluginError(BotError):

@@ -57,8 +57,10 @@ class Plan:
     handler: Handler
     getters: tuple[_Getter, ...]
 
-    def __call__(self, call: Call) -> Any:
-        return self.handler.function(*[get(call) for get in self.getters])
+    async def run(self, call: Call) -> Any:
+        """Call the function, plain or async, and wait for what it returns."""
+        result = self.handler.function(*[get(call) for get in self.getters])
+        return await result if inspect.isawaitable(result) else result
 
 
 class Injector:

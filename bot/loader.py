@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import pkgutil
 import sys
 import traceback
@@ -178,10 +177,10 @@ async def start_plugins(plugins: Plugins, program: Program, injector: Injector) 
             if handler.kind != "startup":
                 continue
             try:
-                await _call(program.plans[handler])
+                await program.plans[handler].run(Call())
             except ConfigError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 log.debug("startup failed", plugin=item.plugin.name, exc_info=True)
                 plugins.drop(item.plugin.name, f"startup failed: {type(error).__name__}: {error}")
                 failed = True
@@ -194,15 +193,9 @@ async def stop_plugins(program: Program) -> None:
     for handler, plan in program.plans.items():
         if handler.kind == "shutdown":
             try:
-                await _call(plan)
+                await plan.run(Call())
             except Exception:
                 log.exception("shutdown of a plugin failed", plugin=handler.plugin)
-
-
-async def _call(plan: Plan) -> None:
-    result = plan(Call())
-    if inspect.isawaitable(result):
-        await result
 
 
 def _import(found: Found, plugins: Plugins) -> ModuleType | None:
@@ -212,7 +205,7 @@ def _import(found: Found, plugins: Plugins) -> ModuleType | None:
         module = _load_file(found) if found.file else importlib.import_module(found.module)
         if not _plugins_in(module):
             raise PluginError(name, "the module defines no Plugin; write `plugin = Plugin(...)`")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         problem = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
         plugins.failures.append(Failure(name, found.origin, problem))
@@ -241,11 +234,18 @@ def _load_file(found: Found) -> ModuleType:
     )
     if spec is None or spec.loader is None:
         raise PluginError(found.module, f"{found.file} is not a Python file")
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_within(name, found.module)}
     module = importlib.util.module_from_spec(spec)
     sys.modules[found.module] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[found.module]
+        for name in [name for name in sys.modules if _is_within(name, found.module)]:
+            del sys.modules[name]
+        sys.modules.update(before)  # those who loaded it earlier go on with it
         raise
     return module
+
+
+def _is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")

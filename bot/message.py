@@ -81,7 +81,12 @@ class Message:
             delivery=clean_text(self.delivery),
             id=clean_text(self.id),
             text=clean_text(self.text),
-            chat=replace(self.chat, id=clean_text(self.chat.id), title=clean_text(self.chat.title)),
+            chat=replace(
+                self.chat,
+                id=clean_text(self.chat.id),
+                title=clean_text(self.chat.title),
+                thread=None if self.chat.thread is None else clean_text(self.chat.thread),
+            ),
             user=replace(self.user, id=clean_text(self.user.id), name=clean_text(self.user.name)),
             segments=tuple(
                 replace(part, text=clean_text(part.text), ref=clean_text(part.ref)) for part in self.segments
@@ -96,7 +101,7 @@ class Message:
             "user": _fields(self.user),
             "segments": [_fields(part) for part in self.segments],
         }
-        return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+        return clean_text(json.dumps(row, ensure_ascii=False, separators=(",", ":")))
 
     @classmethod
     def from_json(cls, payload: str) -> Message:

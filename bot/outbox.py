@@ -92,8 +92,10 @@ class Outbox:
         self._closing.set()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=LAST_CALLS)
-        for task in set(self._tasks):
+        running = set(self._tasks)
+        for task in running:
             task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         return self.pending == 0
 
     async def _run(self, lane: _Lane) -> None:
@@ -183,5 +185,5 @@ async def _happens(event: asyncio.Event, seconds: float) -> bool:
 
 
 def numbered(parts: Iterable[Outgoing], ids: Mapping[str, int]) -> list[Outgoing]:
-    """The same parts with the row ids their insert returned."""
-    return [replace(part, id=ids[part.key]) for part in parts]
+    """The parts that were inserted, with their row ids; an earlier run's are on their way already."""
+    return [replace(part, id=ids[part.key]) for part in parts if part.key in ids]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+
+from bot.message import clean_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,13 @@ class Reply:
     choices: tuple[str, ...] = ()
     markdown: bool = False
     confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be sent, where the handler is still to blame. Raises TypeError."""
+        texts = (self.text, *self.sources, *self.choices, *([self.source] if self.source is not None else []))
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"a reply's text, sources and choices are strings, not {type(text).__name__}")
 
     @property
     def all_sources(self) -> tuple[str, ...]:
@@ -79,13 +87,12 @@ class Outgoing:
     sources: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     edits: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Serialise what the outbox does not keep in columns of its own."""
         row = {name: getattr(self, name) for name in _PAYLOAD}
         row["target"] = {name: getattr(self.target, name) for name in Target.__slots__}
-        return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+        return clean_text(json.dumps(row, ensure_ascii=False, separators=(",", ":")))
 
     @classmethod
     def from_json(

@@ -24,6 +24,8 @@ async def keep_tidy(desk: Desk, days: int) -> None:
                 log.info("old rows removed", rows=removed, older_than_days=days)
         except StoreError as error:
             log.warning("cannot remove old rows", problem=str(error))
+        except Exception:
+            log.exception("cannot remove old rows")
         await asyncio.sleep(EVERY)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, tzinfo
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -39,11 +39,14 @@ class Scheduler:
         self._plugins: dict[str, str] = {}
         self._running: set[asyncio.Task[None]] = set()
 
-    def add(self, name: str, cron: str, job: Job, *, plugin: str) -> None:
-        """Run `job` at the times of `cron`; `name` is unique. Raises ConfigError for a wrong cron string."""
+    def add(self, name: str, cron: str, job: Job, *, plugin: str, timezone: str | None = None) -> None:
+        """Run `job` at the times of `cron`, in the plugin's time zone where it names one; `name` is unique.
+
+        Raises ConfigError for a wrong cron string or zone.
+        """
         try:
-            trigger = cron_trigger(cron, self._timezone)
-        except ValueError as error:
+            trigger = cron_trigger(cron, ZoneInfo(timezone) if timezone else self._timezone)
+        except (ValueError, ZoneInfoNotFoundError) as error:
             raise ConfigError(
                 f"the cron string {cron!r} of {name} is not usable: {error}",
                 key=f"plugins.{plugin}",
@@ -54,11 +57,10 @@ class Scheduler:
             self._run, trigger, args=(name, plugin, job), id=name, name=name, replace_existing=True
         )
 
-    def remove(self, plugin: str) -> None:
-        """Forget all jobs of one plugin."""
-        for name in [name for name, owner in self._plugins.items() if owner == plugin]:
-            del self._plugins[name]
-            self._scheduler.remove_job(name)
+    def clear(self) -> None:
+        """Forget all jobs; those that run go on to their end."""
+        self._plugins.clear()
+        self._scheduler.remove_all_jobs()
 
     def trigger(self, name: str) -> None:
         """Let a job run now, besides its times; KeyError for an unknown name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from bot.catalogue import Catalogue
 from bot.compose import compose, target_of, with_sources
@@ -20,7 +20,7 @@ from bot.inject import Call
 from bot.live import LiveText, Typing
 from bot.loader import Program
 from bot.logs import bind_trace
-from bot.message import Message
+from bot.message import Message, clean_text
 from bot.metrics import Metrics
 from bot.outbox import Outbox, numbered
 from bot.reply import Answer, Outgoing, Reply, Stream, Target
@@ -61,22 +61,23 @@ class Arrival:
     """A committed message on its way to a turn.
 
     `refusal` is the catalogue key of why it is not handled, `wait` the seconds it tells the user to wait;
-    `shown` is the platform's message in which
-    an answer was streaming when an earlier process died.
+    `silent` says that nothing is said about it; `shown` is the platform's message in which an answer was
+    streaming when an earlier process died.
     """
 
     inbox_id: int
     message: Message
     refusal: str = ""
     wait: float = 0.0
+    silent: bool = False
     shown: str | None = None
 
 
 class Lane(Protocol):
     """What a turn tells the lane it runs in."""
 
-    def timed_out(self, turn: Turn) -> None:
-        """Nobody answered what the turn asked."""
+    def timed_out(self, turn: Turn, question: int) -> None:
+        """Nobody answered this question of the turn."""
         ...
 
     def answered(self, inbox_id: int, replies: tuple[Outgoing, ...]) -> None:
@@ -117,7 +118,11 @@ class Turn:
         self._began = perf_counter()
         self._replies: list[Outgoing] = []
         self._asked: asyncio.Future[tuple[int, Message]] | None = None
+        self.question = 0
+        self._said = 0
         self._deadline: asyncio.Timeout | None = None
+        self._typing = Typing(connector, target_of(arrival.message))
+        self._waited = 0.0
         self._task: asyncio.Task[None] | None = None
         self._pause: asyncio.Future[None]
 
@@ -159,36 +164,49 @@ class Turn:
             if not self._pause.done():
                 self._pause.set_result(None)
 
-    def _refuse(self) -> Reply:
+    def abandon(self) -> None:
+        """End a handler that goes on asking although its question was called off."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def _refuse(self) -> Reply | None:
         """The answer to a message that is not handled, in place of a handler's."""
+        if self._arrival.silent or self.message.event or not self.message.to_me:
+            return None
         wait = max(1, round(self._arrival.wait))
         return Reply(self.text(self._arrival.refusal, seconds=wait, limit=MAX_TEXT))
 
-    async def _answer(self) -> Reply | Stream | None:
-        typing = Typing(self._connector, self._target())
-        if self.message.to_me and not self.message.event and not self._connector.capabilities.pull:
-            typing.start()
-        answer: Reply | Stream | None
+    async def _answer(self) -> Reply | None:
+        """What the handlers say, or one polite line about what went wrong."""
+        self._show_typing()
         try:
             async with asyncio.timeout(self.desk.deadline) as self._deadline:
                 answer = await self._through_middlewares(self.message)
-                if isinstance(answer, Stream):
-                    answer = await self._play(answer)
-        except TimeoutError:
-            log.error("handler took too long", plugin=self.plugin, deadline=self.desk.deadline)
-            answer = self._failed()
+                return await self._play(answer) if isinstance(answer, Stream) else answer
         except AskTimeout:
-            answer = Reply(self.text("ask_timeout"))
+            return Reply(self.text("ask_timeout"))
         except AskCancelled as cancelled:
-            answer = Reply(self.text("ask_cancelled_restart")) if cancelled.stopping else None
+            return Reply(self.text("ask_cancelled_restart")) if cancelled.stopping else None
         except ModelBusy as busy:
-            answer = Reply(self.text("busy", seconds=max(1, round(busy.retry_after))))
-        except Exception:
-            log.exception("handler failed", plugin=self.plugin)
-            answer = self._failed()
+            return Reply(self.text("busy", seconds=max(1, round(busy.retry_after))))
+        except TimeoutError as error:
+            if self._deadline is None or not self._deadline.expired():
+                return self._failed(error)
+            log.error("handler took too long", plugin=self.plugin, deadline=self.desk.deadline)
+            return self._failed()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the bot stops; anything else was cancelled inside the handler
+            return self._failed(error)
+        except (Exception, SystemExit) as error:
+            return self._failed(error)
         finally:
-            typing.stop()
-        return answer
+            self._typing.stop()
+
+    def _show_typing(self) -> None:
+        if self.message.to_me and not self.message.event and not self._connector.capabilities.pull:
+            self._typing.start()
 
     async def _through_middlewares(self, message: Message) -> Reply | Stream | None:
         async def step(index: int, message: Message) -> Answer:
@@ -203,7 +221,7 @@ class Turn:
                 facts=self._facts,
                 next=lambda changed: step(index + 1, changed),
             )
-            answer: Answer = await plan(call)
+            answer: Answer = await plan.run(call)
             return answer
 
         return _normal(await step(0, message))
@@ -220,11 +238,10 @@ class Turn:
                 continue
             plan = self._program.plans[candidate.handler]
             call = Call(self.message, self._handle(), candidate.args, candidate.match, facts=self._facts)
-            started = perf_counter()
-            result = plan(call)
-            if inspect.isawaitable(result):
-                result = await result
-            self.desk.metrics.handler_seconds.labels(self.plugin).observe(perf_counter() - started)
+            started, self._waited = perf_counter(), 0.0
+            result = await plan.run(call)
+            took = perf_counter() - started - self._waited
+            self.desk.metrics.handler_seconds.labels(self.plugin).observe(took)
             answer = _normal(result)
             if answer is not None:
                 return answer
@@ -247,8 +264,10 @@ class Turn:
     def _handle(self) -> Session:
         return Session(self.session, self._language, self)
 
-    def _failed(self) -> Reply | None:
-        self.desk.metrics.handler_errors.labels(self.plugin).inc()
+    def _failed(self, error: BaseException | None = None) -> Reply | None:
+        if error is not None:
+            log.error("handler failed", plugin=self.plugin, exc_info=error)
+        self.desk.metrics.handler_errors.labels(self.plugin or "none").inc()
         return Reply(self.text("error")) if self.message.to_me and not self.message.event else None
 
     async def _play(self, stream: Stream) -> Reply | None:
@@ -272,24 +291,31 @@ class Turn:
     async def ask(self, question: str | Reply, timeout: float) -> Message:
         """Commit the question, give the lane back, wait for the next message (see Session.ask)."""
         reply = question if isinstance(question, Reply) else Reply(question)
-        await self._commit(reply)
-        loop = asyncio.get_running_loop()
+        self.question += 1
+        await self._commit(reply, f"q{self.question}")
+        loop, asked_at = asyncio.get_running_loop(), perf_counter()
         self._asked = loop.create_future()
         self._push_deadline(None)
-        timer = loop.call_later(timeout, self._lane.timed_out, self)
+        self._typing.stop()
+        timer = loop.call_later(timeout, self._lane.timed_out, self, self.question)
         self._pause.set_result(None)
         try:
             self._inbox_id, self.message = await self._asked
-            self._open, self._began = True, perf_counter()
+            self._open, self._began, self._said = True, perf_counter(), 0
+            bind_contextvars(trace=self.message.trace)
         finally:
             timer.cancel()
             self._asked = None
+            self._waited += perf_counter() - asked_at
             self._push_deadline(self.desk.deadline)
+        self._show_typing()
         return self.message
 
     async def say(self, reply: str | Reply) -> None:
         """Send at once; the message stays unanswered until the handler returns."""
-        await self._commit(reply if isinstance(reply, Reply) else Reply(reply), finish=False)
+        self._said += 1
+        reply = reply if isinstance(reply, Reply) else Reply(reply)
+        await self._commit(reply, f"s{self._said}", finish=False)
 
     async def history(self) -> Sequence[Round]:
         """The rounds that fit the prompt's budget."""
@@ -308,26 +334,30 @@ class Turn:
 
     # -- committing -------------------------------------------------------------------------
 
-    async def _finish(self, answer: Reply | Stream | None) -> None:
+    async def _finish(self, reply: Reply | None) -> None:
         """Commit the answer; while the database takes no writes the lane waits, and nothing is lost."""
-        reply = answer if isinstance(answer, Reply) else None
         delay = 1.0
         while True:
             try:
-                await self._commit(reply)
+                await self._commit(reply, "f")
+                break
             except StoreError as error:
-                log.error("cannot commit an answer", problem=str(error), retry_in=delay)
+                log.error("cannot commit an answer", problem=error.problem, transient=error.transient)
+                if not error.transient:
+                    await self._commit(self._failed(), "f")
+                    break
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 30.0)
-            else:
-                break
         if reply is not None:
             self.desk.metrics.messages_answered.labels(self.plugin or "none").inc()
 
-    async def _commit(self, reply: Reply | None, *, finish: bool = True) -> None:
-        """One transaction: the round of history, the outbox rows, and the inbox row done."""
+    async def _commit(self, reply: Reply | None, key: str, *, finish: bool = True) -> None:
+        """One transaction: the round of history, the outbox rows, and the inbox row done.
+
+        `key` is the same whenever this message is handled again: what stands in the outbox is not repeated.
+        """
         pull = self._connector.capabilities.pull
-        parts = self._parts(reply, finish) if reply else []
+        parts = self._parts(reply, f"{self.message.trace}-{key}", finish) if reply else []
         steps: list[Step] = []
         if finish and self._open:
             steps.append(Inbox.done(self._inbox_id))
@@ -373,9 +403,10 @@ class Turn:
             reply.confidence,
         )
 
-    def _parts(self, reply: Reply, finish: bool) -> list[Outgoing]:
+    def _parts(self, reply: Reply, key: str, finish: bool) -> list[Outgoing]:
         able = self._connector.capabilities
-        parts = compose(with_sources(reply, able, self.text), able, self._target(), self._inbox_id)
+        reply = with_sources(reply, able, self.text)
+        parts = compose(reply, able, self._target(), self._inbox_id, key)
         if not finish:
             return [replace(part, final=False) for part in parts]
         if parts and self._shown is not None:
@@ -399,6 +430,7 @@ def _normal(result: object) -> Reply | Stream | None:
     if isinstance(result, str):
         result = Reply(result)
     if isinstance(result, Reply):
+        result = replace(result, text=clean_text(result.text))
         return result if result.text.strip() else None
     if isinstance(result, AsyncIterator):
         return Stream(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Executable, event, make_url
 from sqlalchemy.engine import Row
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -19,6 +20,14 @@ from bot.errors import StoreError
 Rows = Sequence[Row[Any]]
 T = TypeVar("T")
 MAX_GROUP = 512
+_TRANSIENT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +127,7 @@ class Store:
             async with self._reading or nullcontext(), self.engine.connect() as connection:
                 return (await connection.execute(statement, parameters)).all()
         except SQLAlchemyError as error:
-            raise StoreError(_reason(error)) from error
+            raise _store_error(error) from error
 
     async def _execute(self, statement: Executable) -> int:
         async with self.session() as session:
@@ -133,7 +142,7 @@ class Store:
                 async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
                     yield session
             except SQLAlchemyError as error:
-                raise StoreError(_reason(error)) from error
+                raise _store_error(error) from error
 
     async def _write_groups(self) -> None:
         while self._pending or not self._closing:
@@ -149,14 +158,15 @@ class Store:
         try:
             async with self.engine.begin() as connection:
                 returned = await _run_group(connection, group)
-        except SQLAlchemyError as error:
-            if len(group) > 1 and not _is_out_of_reach(error):
+        except Exception as error:  # whatever one unit brings along, the writer goes on for the others
+            failure = _store_error(error)
+            if len(group) > 1 and not failure.transient:
                 for unit in group:
                     await self._commit([unit])
                 return
             for unit in group:
                 if not unit.done.done():
-                    unit.done.set_exception(StoreError(_reason(error)))
+                    unit.done.set_exception(failure)
             return
         for unit in group:
             if not unit.done.done():
@@ -176,15 +186,13 @@ async def _run_group(connection: AsyncConnection, group: Sequence[_Unit]) -> dic
     return returned
 
 
-def _is_out_of_reach(error: SQLAlchemyError) -> bool:
-    """Whether trying each unit alone is pointless: the database itself cannot take writes now."""
-    text = str(getattr(error, "orig", error)).lower()
-    return any(sign in text for sign in ("locked", "disk", "full", "readonly", "unable to open", "i/o"))
-
-
-def _reason(error: SQLAlchemyError) -> str:
+def _store_error(error: Exception) -> StoreError:
     """The driver's own words: SQLAlchemy's carry the statement and its parameters, users' texts included."""
-    return str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", None)
+    transient = isinstance(error, OperationalError) if code is None else code & 0xFF in _TRANSIENT
+    told = str(cause) if isinstance(error, DBAPIError) else type(error).__name__
+    return StoreError(told, transient=transient)
 
 
 def _tune(engine: AsyncEngine, synchronous: str, busy_timeout: float) -> None:

@@ -174,12 +174,6 @@ class History:
         if rows:
             await self._store.write(Step(_CHAT_MOVED, rows))
 
-    async def erase(self, connector: str, user: str) -> int:
-        """Remove all rounds of one user; returns their number."""
-        return await self._store.execute(
-            delete(HistoryRow).where(HistoryRow.connector == connector, HistoryRow.user == user)
-        )
-
     async def expire(self, before: float, limit: int = 2000) -> int:
         """Remove up to `limit` rounds made before a unix time; returns their number."""
         old = select(HistoryRow.id).where(HistoryRow.created_at < before).limit(limit)

@@ -13,9 +13,11 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    and_,
     bindparam,
     delete,
     func,
+    or_,
     select,
     text,
     update,
@@ -30,6 +32,8 @@ from bot.store.engine import Step, Store
 _OPEN = text("done_at IS NULL")
 MAX_ATTEMPTS = 5
 PAGE = 500
+OPEN_FOR = 7 * 86400.0
+"""Seconds that an open row outlives the retention: its platform may still be away."""
 
 
 class InboxRow(Base):
@@ -154,13 +158,16 @@ class Inbox:
         )
         return int(rows[0][0])
 
-    async def erase(self, connector: str, user: str) -> int:
-        """Remove everything one user sent; returns the number of rows."""
-        return await self._store.execute(
-            delete(InboxRow).where(InboxRow.connector == connector, InboxRow.user == user)
-        )
-
     async def expire(self, before: float, limit: int = 2000) -> int:
         """Remove up to `limit` messages received before a unix time; returns their number."""
-        old = select(InboxRow.id).where(InboxRow.received_at < before).limit(limit)
+        old = (
+            select(InboxRow.id)
+            .where(
+                or_(
+                    and_(InboxRow.received_at < before, InboxRow.done_at.is_not(None)),
+                    InboxRow.received_at < before - OPEN_FOR,
+                )
+            )
+            .limit(limit)
+        )
         return await self._store.execute(delete(InboxRow).where(InboxRow.id.in_(old)))

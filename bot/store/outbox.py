@@ -11,20 +11,22 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    and_,
     bindparam,
     delete,
-    func,
-    insert,
+    or_,
     select,
     text,
     update,
 )
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Row
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bot.reply import Outgoing
 from bot.store.base import Base
 from bot.store.engine import Step, Store
+from bot.store.inbox import OPEN_FOR
 
 PENDING, SENT, FAILED, STREAMING = 0, 1, 2, 3
 PAGE = 500
@@ -59,7 +61,8 @@ class OutboxRow(Base):
     sent_at: Mapped[float | None]
 
 
-_ADD = insert(OutboxRow).returning(OutboxRow.id, OutboxRow.key)
+# A handler that runs again after a crash must not repeat what it had said before.
+_ADD = insert(OutboxRow).on_conflict_do_nothing(index_elements=["key"]).returning(OutboxRow.id, OutboxRow.key)
 _SETTLE = (
     update(OutboxRow)
     .where(OutboxRow.id == bindparam("row"))
@@ -71,16 +74,6 @@ _SETTLE = (
     )
 )
 _DROP_STREAM = delete(OutboxRow).where(OutboxRow.inbox_id == bindparam("inbox"), OutboxRow.state == STREAMING)
-_CHAT_MOVED = (
-    update(OutboxRow)
-    .where(
-        OutboxRow.connector == bindparam("of"),
-        OutboxRow.bot == bindparam("named"),
-        OutboxRow.chat == bindparam("old"),
-        OutboxRow.state == PENDING,
-    )
-    .values(chat=bindparam("new"))
-)
 _COLUMNS = (
     OutboxRow.id,
     OutboxRow.inbox_id,
@@ -202,28 +195,9 @@ class OutboxTable:
         )
         return [_outgoing(row) for row in reversed(rows)]
 
-    async def chat_moved(self, connector: str, bot: str, old: str, new: str) -> None:
-        """Let unsent parts follow a renamed chat."""
-        await self._store.write(Step(_CHAT_MOVED, [{"of": connector, "named": bot, "old": old, "new": new}]))
-
-    async def count_open(self) -> int:
-        """How many parts still have to go out."""
-        rows = await self._store.read(
-            select(func.count()).select_from(OutboxRow).where(OutboxRow.state == PENDING)
-        )
-        return int(rows[0][0])
-
-    async def erase(self, connector: str, user: str) -> int:
-        """Remove everything sent to one user; returns the number of rows."""
-        return await self._store.execute(
-            delete(OutboxRow).where(OutboxRow.connector == connector, OutboxRow.user == user)
-        )
-
     async def expire(self, before: float, limit: int = 2000) -> int:
         """Remove up to `limit` parts made before a unix time; returns their number."""
-        old = (
-            select(OutboxRow.id)
-            .where(OutboxRow.created_at < before)
-            .limit(limit)
-        )
+        settled = and_(OutboxRow.created_at < before, OutboxRow.state.in_((SENT, FAILED)))
+        stale = OutboxRow.created_at < before - OPEN_FOR
+        old = select(OutboxRow.id).where(or_(settled, stale)).limit(limit)
         return await self._store.execute(delete(OutboxRow).where(OutboxRow.id.in_(old)))

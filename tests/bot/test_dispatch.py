@@ -1,6 +1,7 @@
 """The way of a message: order, isolation, asking back, deadlines, refusals, drain and recovery."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -20,9 +21,12 @@ from bot import (
     to_me,
     unasked,
 )
+from bot.compose import target_of
 from bot.errors import Overloaded
+from bot.reply import Outgoing
 from bot.session import session_key
 from bot.store.inbox import MAX_ATTEMPTS, Inbox
+from bot.store.outbox import SENT, OutboxTable
 from bot.testing import BotTester, Person
 
 
@@ -109,6 +113,45 @@ async def test_a_handler_that_raises_costs_one_polite_line(bot_tester: BotTester
     assert "secret detail" not in said.text
     assert len(said.replies) == 1
     assert (await user.say("again")).text == "fine"
+
+
+async def explode_exit() -> str:
+    raise SystemExit(2)
+
+
+async def explode_cancelled() -> str:
+    raise asyncio.CancelledError
+
+
+async def explode_timeout() -> str:
+    raise TimeoutError("upstream")
+
+
+async def wrong_source() -> Reply:
+    return Reply("x", sources=(42,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fault", [explode_exit, explode_cancelled, explode_timeout, wrong_source])
+async def test_whatever_a_handler_does_the_bot_goes_on(
+    bot_tester: BotTester, fault: Callable[[], Awaitable[Any]]
+) -> None:
+    plugin = plugin_with(echo)
+    plugin.command("fault")(fault)
+    bot_tester.use(plugin)
+    user = bot_tester.private()
+    assert "出了点问题" in (await user.say("/fault")).text
+    assert (await user.say("hi")).text == "echo hi"
+
+
+async def test_an_answer_that_cannot_be_stored_as_it_is_is_cleaned(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def odd(message: Message) -> str:
+        return "a\ud800b\x00c"
+
+    bot_tester.use(plugin)
+    assert (await bot_tester.private().say("x")).text == "a\ufffdb\ufffdc"
 
 
 async def test_a_wrong_return_type_is_an_error_of_the_plugin(bot_tester: BotTester) -> None:
@@ -201,6 +244,72 @@ async def test_a_question_nobody_answers_times_out_politely(bot_tester: BotTeste
     assert (
         "didn't hear back" in bot_tester.connector.sent[1].text or "等了" in bot_tester.connector.sent[1].text
     )
+
+
+def asker(plugin: Plugin) -> None:
+    @plugin.command("ask")
+    async def ask(session: Session) -> str:
+        return f"got {(await session.ask('well?', timeout=60)).text}"
+
+
+async def test_an_event_or_a_refused_message_leaves_a_question_standing(bot_tester: BotTester) -> None:
+    plugin = plugin_with(asker)
+
+    @plugin.event("feedback")
+    async def thumb(message: Message) -> None:
+        return None
+
+    bot_tester.use(plugin)
+    user = bot_tester.private()
+    assert (await user.say("/ask")).text == "well?"
+    await user.do("feedback", vote=1)
+    assert "8000" in (await user.say("x" * 9000)).text
+    assert (await user.say("302")).text == "got 302"
+
+
+async def test_in_a_group_a_question_is_answered_without_a_mention(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(asker))
+    group = bot_tester.group("g1")
+    assert (await group.user("u1").say("@bot /ask")).text == "well?"
+    assert (await group.user("u2").say("not me")).text == ""
+    assert (await group.user("u1").say("302")).text == "got 302"
+    assert (await group.user("u1").say("302")).text == ""
+
+
+async def test_a_handler_that_asks_after_being_called_off_is_ended(bot_tester: BotTester) -> None:
+    plugin = plugin_with(asker, echo)
+
+    @plugin.command("stubborn")
+    async def stubborn(session: Session) -> str:
+        while True:
+            with contextlib.suppress(AskCancelled):
+                return (await session.ask("again?", timeout=60)).text
+
+    bot_tester.use(plugin)
+    user = bot_tester.private()
+    assert (await user.say("/stubborn")).text == "again?"
+    assert (await user.say("/ask")).text == "well?"
+    assert (await user.say("302")).text == "got 302"
+
+
+async def test_what_was_said_before_a_crash_is_not_said_again(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.message()
+    async def talk(message: Message, session: Session) -> str:
+        await session.say("looking")
+        return "found"
+
+    bot_tester.use(plugin)
+    app = await bot_tester.app()
+    left = bot_tester.private().message("?", to_me=True, trace="t1")
+    [inbox_id] = await Inbox(app.store).accept([left])
+    said = Outgoing(target_of(left), "looking", "t1-s1-0", inbox_id=inbox_id, final=False)
+    await app.store.write(OutboxTable.add([said], state=SENT))
+    await app.dispatch.recover()
+    await app.dispatch.outcome(inbox_id or 0, wait=5)
+    parts = await OutboxTable(app.store).answers_to(inbox_id or 0)
+    assert [(part.text, part.key) for part in parts] == [("looking", "t1-s1-0"), ("found", "t1-f-0")]
 
 
 async def test_streamed_answers_are_shown_while_they_grow(bot_tester: BotTester) -> None:
@@ -378,6 +487,20 @@ async def test_a_full_queue_is_refused_before_anything_is_recorded(bot_tester: B
     for receipt in taken:
         assert (await app.dispatch.outcome(receipt.inbox_id, wait=5)).done
     assert (await bot_tester.deliver(third)).text == "done"
+
+
+async def test_the_bound_holds_for_what_comes_in_at_once(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(echo)).configure(dispatch={"queue": 5})
+    app = await bot_tester.app()
+    flood = [bot_tester.private(f"u{n}").message("hi") for n in range(50)]
+    results = await asyncio.gather(*map(app.dispatch.receive, flood), return_exceptions=True)
+    assert sum(not isinstance(result, Overloaded) for result in results) == 5
+
+
+async def test_a_flooder_is_told_once(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(echo)).configure(limits={"per_user": "1/minute"})
+    user = bot_tester.private()
+    assert [bool((await user.say("hi")).text) for _ in range(4)] == [True, True, False, False]
 
 
 async def test_say_sends_before_the_answer(bot_tester: BotTester) -> None:

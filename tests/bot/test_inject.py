@@ -1,5 +1,6 @@
 """Injection: parameters are planned once from types and names; what cannot be provided is said at once."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -36,7 +37,7 @@ def handler_of(function: Any) -> Handler:
 
 def call(function: Any, **fields: Any) -> Any:
     injector = Injector({Service: lambda plugin: SERVICE, Absent: lambda plugin: None})
-    return injector.plan(handler_of(function), Settings())(Call(MESSAGE, **fields))
+    return asyncio.run(injector.plan(handler_of(function), Settings()).run(Call(MESSAGE, **fields)))
 
 
 def test_by_type() -> None:

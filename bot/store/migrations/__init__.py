@@ -7,45 +7,45 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from bot.errors import StoreError
 from bot.store.engine import Store
 
 HERE = Path(__file__).parent
 CORE = "core"
-_LOCK = 0x676C6D626F74  # "glmbot"
 
 
 async def upgrade(store: Store, plugins: Mapping[str, Path] | None = None) -> None:
     """Run what is missing under a lock, so that two processes starting together do it once.
 
-    Every plugin with tables has a version table of its own: taking a plugin away never strands the
-    others. All of it is one transaction where the database allows that (SQLite and PostgreSQL do).
-    Raises StoreError.
+    The core and every plugin with tables have a version table and a transaction of their own: a plugin
+    that is taken away, or whose revision fails, never strands the others. Raises StoreError.
     """
-    folders = {CORE: HERE / "versions", **(plugins or {})}
-    try:
-        async with store.engine.begin() as connection:
-            await connection.run_sync(_upgrade_all, folders)
-    except SQLAlchemyError as error:
-        raise StoreError(f"cannot prepare the database {store.place}: {error}") from error
+    for owner, folder in {CORE: HERE / "versions", **(plugins or {})}.items():
+        try:
+            async with store.engine.begin() as connection:
+                await connection.run_sync(_upgrade, owner, folder)
+        except CommandError as error:
+            problem = f"the tables of {owner} in {store.place} were made by a newer version"
+            raise StoreError(f"{problem}; install that version, or go back to a backup ({error})") from error
+        except Exception as error:
+            problem = str(error.orig) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
+            raise StoreError(f"cannot prepare the tables of {owner} in {store.place}: {problem}") from error
 
 
-def _upgrade_all(connection: Connection, folders: Mapping[str, Path]) -> None:
+def _upgrade(connection: Connection, owner: str, folder: Path) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-    else:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-    for owner, folder in folders.items():
-        config = Config()
-        config.set_main_option("script_location", str(HERE).replace("%", "%%"))
-        config.set_main_option("path_separator", "newline")
-        config.set_main_option("version_locations", str(folder).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        config.attributes["version_table"] = version_table(owner)
-        command.upgrade(config, "heads")
+    config = Config()
+    config.set_main_option("script_location", str(HERE).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", str(folder).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = version_table(owner)
+    command.upgrade(config, "heads")
 
 
 def version_table(owner: str) -> str:

@@ -71,6 +71,14 @@ async def test_a_bad_unit_fails_alone(store: Store) -> None:
     assert await count(store) == 2
 
 
+async def test_a_value_that_cannot_be_bound_fails_alone(store: Store) -> None:
+    inbox = Inbox(store)
+    odd = Message("test", "bot", "\ud800", Chat("c"), User("u"), "hi", trace=uuid4().hex)
+    results = await asyncio.gather(inbox.accept([odd]), inbox.accept([message("a")]), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreError, list]
+    assert await inbox.accept([message("b")]) is not None
+
+
 async def test_a_locked_database_is_a_store_error_and_records_nothing(file: Path) -> None:
     store = Store(f"sqlite+aiosqlite:///{file}", busy_timeout=0.05)
     await upgrade(store)
