@@ -13,6 +13,8 @@ from bot.message import Message
 from bot.plugin import Handler
 
 _SLASHES = ("/", "／")
+_NUMBERED = frozenset("xuUN0123456789")
+"""What begins an escape of more than one character: a code point, a name, a group."""
 _SPECIAL = frozenset(".^$*+?{}[]\\|()")
 
 
@@ -26,16 +28,14 @@ class Candidate:
 
 
 def split_command(text: str) -> tuple[str, str] | None:
-    """("help", "rest of the line") of "/help rest of the line", or None when it is no command."""
-    if not text.startswith(_SLASHES):
+    """("help", "rest of the text") of "/help rest of the text", or None when it is no command.
+
+    Any blank ends the command, the full-width one of Chinese keyboards too.
+    """
+    if not text.startswith(_SLASHES) or text[1:2].isspace():
         return None
-    word, _, rest = text[1:].partition(" ") if "\n" not in text else _partition_blank(text[1:])
-    return (word.casefold(), rest.strip()) if word else None
-
-
-def _partition_blank(text: str) -> tuple[str, str, str]:
-    parts = text.split(maxsplit=1)
-    return (parts[0] if parts else "", " ", parts[1] if len(parts) > 1 else "")
+    word, *rest = text[1:].split(maxsplit=1) or [""]
+    return (word.casefold(), rest[0].rstrip() if rest else "") if word else None
 
 
 def required_literal(pattern: re.Pattern[str]) -> str:
@@ -55,6 +55,8 @@ def required_literal(pattern: re.Pattern[str]) -> str:
         char = source[position]
         position += 1
         if char == "\\":
+            if source[position : position + 1] in _NUMBERED:
+                return ""
             position += 1
             runs.append("")
         elif char == "[":

@@ -109,6 +109,8 @@ def test_an_event_reaches_its_handlers_only(router: Router) -> None:
         ("help", None),
         ("/ help", None),
         ("/a\nb", ("a", "b")),
+        ("/报修　302", ("报修", "302")),
+        ("/help\tme", ("help", "me")),
     ],
 )
 def test_split_command(text: str, expected: tuple[str, str] | None) -> None:
