@@ -24,6 +24,7 @@ from bot.config import (
     WebhookSettings,
 )
 from bot.connectors.base import Connector
+from bot.desk import Desk
 from bot.dispatch import Dispatch, Place
 from bot.errors import BotError, ConfigError, StoreError
 from bot.inject import Call, Injector
@@ -40,7 +41,6 @@ from bot.store.inbox import Inbox
 from bot.store.migrations import upgrade
 from bot.store.outbox import OutboxTable
 from bot.store.secrets import own_secret
-from bot.turn import Desk
 from bot.watchdog import LoopWatchdog
 from model.types import ChatModel
 
@@ -231,7 +231,9 @@ class App:
     async def health(self) -> tuple[bool, dict[str, Any]]:
         """(fit to serve, one entry each) for /readyz."""
         try:
-            waiting = await asyncio.wait_for(self._desk.inbox.count_open(), 2.0)
+            async with asyncio.timeout(2.0):
+                await self.store.probe()
+                waiting = await self._desk.inbox.count_open()
             store = {"state": "ok", "unanswered": waiting}
         except (TimeoutError, StoreError) as error:
             store = {"state": "down", "detail": str(error) or "no answer within 2 s"}
@@ -245,8 +247,8 @@ class App:
                 for item in self.connectors
             },
             "plugins": {
+                **{item.name: {"state": "off"} for item in self.program.failures},  # why is in the log
                 **{item.plugin.name: {"state": "ok"} for item in self.program.loaded},
-                **{item.name: {"state": "off", "detail": item.problem} for item in self.program.failures},
             },
         }
         return self.ready and store["state"] == "ok", report

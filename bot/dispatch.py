@@ -14,6 +14,7 @@ import structlog
 from bot.catalogue import language_of
 from bot.config import Config, GroupSettings
 from bot.connectors.base import Connector, Outcome, Receipt
+from bot.desk import Desk
 from bot.errors import AskCancelled, AskTimeout, Overloaded
 from bot.limits import RateLimiter
 from bot.loader import Program
@@ -24,7 +25,7 @@ from bot.rules import Cooldowns, Facts, unasked
 from bot.session import session_key
 from bot.store.history import Round
 from bot.store.inbox import MAX_ATTEMPTS
-from bot.turn import MAX_TEXT, Arrival, Desk, Turn
+from bot.turn import MAX_TEXT, Arrival, Turn
 
 log = structlog.get_logger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import pkgutil
@@ -25,6 +26,8 @@ from bot.router import Router
 log = structlog.get_logger(__name__)
 PRIVATE_PREFIX = "glmbot_user_plugins"
 GROUP = "glmbot.plugins"
+BUILT_IN = "built-in"
+STARTUP_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,12 @@ class Plugins:
         """Switch a plugin off; the others never notice."""
         for item in [item for item in self.loaded if item.plugin.name == name]:
             self.loaded.remove(item)
-            self.failures.append(Failure(name, item.origin, problem))
-            log.error("plugin is off", plugin=name, origin=item.origin, problem=problem)
+            self.fail(name, item.origin, problem)
+
+    def fail(self, name: str, origin: str, problem: str) -> None:
+        """Note a plugin that is off."""
+        self.failures.append(Failure(name, origin, problem))
+        log.error("plugin is off", plugin=name, origin=origin, problem=problem)
 
 
 def find_plugins(folders: Iterable[Path]) -> Iterator[Found]:
@@ -105,7 +112,7 @@ def find_plugins(folders: Iterable[Path]) -> Iterator[Found]:
     for location in (package.submodule_search_locations or ()) if package else ():
         for info in pkgutil.iter_modules([location]):
             if info.ispkg:
-                yield Found("built-in", f"plugins.{info.name}.plugin")
+                yield Found(BUILT_IN, f"plugins.{info.name}.plugin")
     for point in entry_points(group=GROUP):
         yield Found(f"entry point {point.name}", point.value.partition(":")[0])
     for folder in folders:
@@ -121,8 +128,8 @@ def find_plugins(folders: Iterable[Path]) -> Iterator[Found]:
 def load_plugins(config: LoadedConfig) -> Plugins:
     """Import and configure every plugin that is enabled; a broken one becomes a Failure.
 
-    A wrong setting in config.yaml is the operator's to mend: it raises ConfigError. So does a setting for a
-    plugin that does not exist.
+    A wrong setting of a built-in plugin is a mistake in config.yaml and raises ConfigError, and so does one
+    for a plugin that does not exist; a plugin from elsewhere is off then, and the bot goes on without it.
     """
     plugins = Plugins()
     seen: dict[str, str] = {}
@@ -131,13 +138,17 @@ def load_plugins(config: LoadedConfig) -> Plugins:
         file = Path(module.__file__) if module and module.__file__ else None
         for plugin in _plugins_in(module) if module else ():
             if plugin.name in seen:
-                problem = f"the name is taken by {seen[plugin.name]}"
-                plugins.failures.append(Failure(plugin.name, found.origin, problem))
-                log.error("plugin is off", plugin=plugin.name, origin=found.origin, problem=problem)
+                plugins.fail(plugin.name, found.origin, f"the name is taken by {seen[plugin.name]}")
                 continue
             seen[plugin.name] = found.origin
             if config.config.plugin(plugin.name).enabled:
-                settings = validate_plugin_config(plugin.config, config, plugin.name)
+                try:
+                    settings = validate_plugin_config(plugin.config, config, plugin.name)
+                except ConfigError as error:
+                    if found.origin == BUILT_IN:
+                        raise
+                    plugins.fail(plugin.name, found.origin, str(error))
+                    continue
                 plugins.loaded.append(Loaded(plugin, settings, found.origin, file))
     known = {*seen, *(failure.name for failure in plugins.failures)}
     for name in config.config.plugins:
@@ -177,7 +188,8 @@ async def start_plugins(plugins: Plugins, program: Program, injector: Injector) 
             if handler.kind != "startup":
                 continue
             try:
-                await program.plans[handler].run(Call())
+                async with asyncio.timeout(STARTUP_SECONDS):
+                    await program.plans[handler].run(Call())
             except ConfigError:
                 raise
             except (Exception, SystemExit) as error:
@@ -208,8 +220,7 @@ def _import(found: Found, plugins: Plugins) -> ModuleType | None:
     except (Exception, SystemExit) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         problem = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-        plugins.failures.append(Failure(name, found.origin, problem))
-        log.error("plugin is off", plugin=name, origin=found.origin, problem=problem)
+        plugins.fail(name, found.origin, problem)
         return None
     return module
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bot.message import clean_text
 
@@ -51,6 +51,21 @@ class Stream:
 
 Answer = str | Reply | Stream | AsyncIterator[str] | None
 """What a handler may return; None means "not mine, ask the next one"."""
+
+
+def as_answer(result: object) -> Reply | Stream | None:
+    """What a handler returned, as one of three; blank answers count as none. Raises TypeError."""
+    if result is None or isinstance(result, Stream):
+        return result
+    if isinstance(result, str):
+        result = Reply(result)
+    if isinstance(result, Reply):
+        result = replace(result, text=clean_text(result.text))
+        return result if result.text.strip() else None
+    if isinstance(result, AsyncIterator):
+        return Stream(result)
+    kind = type(result).__name__
+    raise TypeError(f"a handler returned {kind}; return str, Reply, Stream, an async iterator or None")
 
 
 @dataclass(frozen=True, slots=True)

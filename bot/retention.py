@@ -7,8 +7,8 @@ import time
 
 import structlog
 
+from bot.desk import Desk
 from bot.errors import StoreError
-from bot.turn import Desk
 
 log = structlog.get_logger(__name__)
 EVERY = 3600.0

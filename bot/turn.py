@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from bot.catalogue import Catalogue
 from bot.compose import compose, target_of, with_sources
 from bot.connectors.base import Connector
+from bot.desk import Desk
 from bot.errors import AskCancelled, AskTimeout, ModelBusy, StoreError
 from bot.inject import Call
 from bot.live import LiveText, Typing
 from bot.loader import Program
 from bot.logs import bind_trace
-from bot.message import Message, clean_text
-from bot.metrics import Metrics
-from bot.outbox import Outbox, numbered
-from bot.reply import Answer, Outgoing, Reply, Stream, Target
+from bot.message import Message
+from bot.outbox import numbered
+from bot.reply import Answer, Outgoing, Reply, Stream, Target, as_answer
 from bot.router import Candidate
 from bot.rules import Facts
 from bot.session import Session
-from bot.store.engine import Step, Store
+from bot.store.engine import Step
 from bot.store.history import History, trim
 from bot.store.inbox import Inbox
 from bot.store.outbox import PENDING, SENT, OutboxTable
-from model.types import ChatModel
 from model.types import Turn as Round
 
 log = structlog.get_logger(__name__)
 MAX_TEXT = 8000
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What every turn works with; one per running bot."""
-
-    store: Store
-    inbox: Inbox
-    outbox: Outbox
-    outbox_table: OutboxTable
-    history: History
-    catalogue: Catalogue
-    metrics: Metrics
-    model: ChatModel | None
-    deadline: float
-    history_budget: int
-    history_rounds: int
-    current: dict[asyncio.Task[Any], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +204,7 @@ class Turn:
             answer: Answer = await plan.run(call)
             return answer
 
-        return _normal(await step(0, message))
+        return as_answer(await step(0, message))
 
     async def _ask_handlers(self) -> Reply | Stream | None:
         for candidate in self._program.router.route(self.message):
@@ -242,7 +222,7 @@ class Turn:
             result = await plan.run(call)
             took = perf_counter() - started - self._waited
             self.desk.metrics.handler_seconds.labels(self.plugin).observe(took)
-            answer = _normal(result)
+            answer = as_answer(result)
             if answer is not None:
                 return answer
         self.plugin = ""
@@ -421,18 +401,3 @@ class Turn:
         if self._deadline is not None and not self._deadline.expired():
             now = asyncio.get_running_loop().time()
             self._deadline.reschedule(None if seconds is None else now + seconds)
-
-
-def _normal(result: object) -> Reply | Stream | None:
-    """What a handler returned, as one of three; blank answers count as none. Raises TypeError."""
-    if result is None or isinstance(result, Stream):
-        return result
-    if isinstance(result, str):
-        result = Reply(result)
-    if isinstance(result, Reply):
-        result = replace(result, text=clean_text(result.text))
-        return result if result.text.strip() else None
-    if isinstance(result, AsyncIterator):
-        return Stream(result)
-    kind = type(result).__name__
-    raise TypeError(f"a handler returned {kind}; return str, Reply, Stream, an async iterator or None")

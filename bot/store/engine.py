@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import structlog
 from sqlalchemy import Executable, event, make_url
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
@@ -17,6 +18,7 @@ from sqlalchemy.pool import StaticPool
 
 from bot.errors import StoreError
 
+log = structlog.get_logger(__name__)
 Rows = Sequence[Row[Any]]
 T = TypeVar("T")
 MAX_GROUP = 512
@@ -78,6 +80,7 @@ class Store:
         self._writer: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._troubled = False
 
     def start(self) -> None:
         """Start the writer; needs a running event loop."""
@@ -114,6 +117,20 @@ class Store:
     async def execute(self, statement: Executable) -> int:
         """Run one statement in a transaction of its own; returns the number of rows it touched."""
         return await self._to_the_end(self._execute(statement))
+
+    async def probe(self) -> None:
+        """After a write was refused, see whether the next one would be taken. Raises StoreError."""
+        if self._troubled:
+            await self._to_the_end(self._take_write_lock())
+            self._troubled = False
+
+    async def _take_write_lock(self) -> None:
+        async with self._writing:
+            try:
+                async with self.engine.connect() as connection:
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except SQLAlchemyError as error:
+                raise _store_error(error) from error
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for work that a cancelled caller must not break off: a driver in mid-call is left unusable."""
@@ -160,6 +177,9 @@ class Store:
                 returned = await _run_group(connection, group)
         except Exception as error:  # whatever one unit brings along, the writer goes on for the others
             failure = _store_error(error)
+            if failure.transient:
+                log.error("the database takes no writes", place=self.place, problem=failure.problem)
+                self._troubled = True
             if len(group) > 1 and not failure.transient:
                 for unit in group:
                     await self._commit([unit])
@@ -168,6 +188,7 @@ class Store:
                 if not unit.done.done():
                     unit.done.set_exception(failure)
             return
+        self._troubled = False
         for unit in group:
             if not unit.done.done():
                 unit.done.set_result(returned)

@@ -604,5 +604,5 @@ async def test_a_plugin_that_fails_to_start_does_not_take_the_others_along(bot_t
     bot_tester.use(bad).use(plugin_with(echo))
     assert (await bot_tester.private().say("hi")).text == "echo hi"
     _, report = await (await bot_tester.app()).health()
-    assert report["plugins"]["bad"]["state"] == "off"
-    assert "no such file" in report["plugins"]["bad"]["detail"]
+    assert report["plugins"]["bad"] == {"state": "off"}
+    assert "no such file" in (await bot_tester.app()).program.failures[0].problem

@@ -85,10 +85,14 @@ async def test_a_locked_database_is_a_store_error_and_records_nothing(file: Path
     store.start()
     blocker = sqlite3.connect(file, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreError, match="locked"):
+    with pytest.raises(StoreError, match="locked") as caught:
         await Inbox(store).accept([message("a")])
+    assert caught.value.transient
+    with pytest.raises(StoreError, match="locked"):
+        await store.probe()
     blocker.execute("ROLLBACK")
     blocker.close()
+    await store.probe()
     assert await Inbox(store).accept([message("a")]) == [1]
     await store.close()
 
