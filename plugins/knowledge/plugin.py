@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -53,6 +54,12 @@ plugin = Plugin(
 )
 
 
+LEAST_LETTERS = 5
+"""Shorter messages are left to the FAQ and to "did you mean"."""
+_WIDE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
+_WORD = re.compile(r"[^\W\d_]+")
+
+
 @plugin.startup
 async def load(index: Index, store: Store, config: Config, background: Background) -> None:
     """Bring table and index in step with the folders, and keep them so."""
@@ -70,8 +77,8 @@ async def answer(
     message: Message, session: Session, index: Index, config: Config, model: ChatModel | None
 ) -> Reply | Stream | None:
     """What the documents say, when a passage is sure enough to be about the question."""
-    if not any(map(str.isalpha, message.text)):
-        return None  # a bare number or sign would only find a passage with the same figure
+    if _letters(message.text) < LEAST_LETTERS:
+        return None  # a word or a bare number finds a passage that holds it, not one that answers it
     hits = await asyncio.to_thread(index.search, message.text, PASSAGES)
     if not hits or hits[0].confidence < threshold(index, config):
         return None
@@ -88,6 +95,12 @@ async def answer(
 def threshold(index: Index, config: Config) -> float:
     """The confidence from which a passage is used."""
     return index.threshold if config.threshold == "auto" else config.threshold
+
+
+def _letters(text: str) -> int:
+    """How much a text says: Chinese characters count one, Latin words two."""
+    wide = len(_WIDE.findall(text))
+    return wide + 2 * len(_WORD.findall(_WIDE.sub(" ", text)))
 
 
 async def _generate(model: ChatModel, prompt: str, user: str, extract: str) -> AsyncIterator[str]:
