@@ -332,7 +332,10 @@ def _from_our_page(request: web.Request) -> bool:
     if site is not None:
         return site == "same-origin"
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    try:
+        return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    except ValueError:  # an address with half a bracket
+        return False
 
 
 def _language(request: web.Request) -> Language:
