@@ -39,10 +39,11 @@ class Intake:
             raise ValueError("updates cannot be read before getMe")
         reader = Reader(self.me, self._name, self._sender.rated)
         messages: list[Message] = []
+        presses: list[Press] = []
         for update in updates:
             item = _read(reader, update)
             if isinstance(item, Press):
-                self._answer(item)
+                presses.append(item)
                 item = item.message
             if isinstance(item, Message):
                 messages.append(item)
@@ -50,6 +51,8 @@ class Intake:
                 await self._commit(messages, inlet)
                 await self._sender.moved(item.old, item.new)
         await self._commit(messages, inlet)
+        for press in presses:  # not before: updates that are taken again would be answered again
+            self._answer(press)
 
     async def close(self) -> None:
         """Let the last presses be answered."""

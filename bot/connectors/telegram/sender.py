@@ -53,6 +53,7 @@ class Sender:
         self._drafts_from = 0.0
         self._new_ids: OrderedDict[str, str] = OrderedDict()
         self._rated: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._unsure: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     async def moved(self, old: str, new: str) -> None:
         """A group has a new id: tell the core, and send there from now on. Raises StoreError."""
@@ -137,6 +138,8 @@ class Sender:
         chat = self._chat(target)
         pieces = split_text(clean_text(text), MAX_TEXT, "utf16", markdown=markdown)
         drafting = shown is None and not target.group and time.monotonic() >= self._drafts_from
+        if shown is None and (chat, target.delivery) in self._unsure:
+            return None
         if not pieces or (shown is None and not drafting and len(text) < FIRST_SHOWN):
             return shown
         piece = pieces[-1] if drafting else pieces[0]
@@ -155,6 +158,8 @@ class Sender:
         except ApiError as error:
             self._heed(error, chat)
             log.debug("a growing answer was not shown", problem=error.problem)
+            if shown is None and not drafting and error.code is None:
+                _keep(self._unsure, (chat, target.delivery), None, 1_000)  # it may have arrived all the same
         return shown
 
     async def _draft(self, target: Target, chat: str, content: Mapping[str, Any]) -> None:

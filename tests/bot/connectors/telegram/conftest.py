@@ -28,7 +28,7 @@ class FakeBotApi:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.failures: list[tuple[str, web.Response]] = []
+        self.failures: list[tuple[str, web.Response | None]] = []
         self.queue: list[dict[str, Any]] = []
         self.messages: dict[tuple[int, int], dict[str, Any]] = {}
         self.migrated: dict[int, int] = {}
@@ -46,6 +46,10 @@ class FakeBotApi:
         """Refuse the next call of a method."""
         answer = {"ok": False, "error_code": code, "description": description, "parameters": parameters}
         self.failures.append((method, web.json_response(answer, status=code)))
+
+    def cut(self, method: str) -> None:
+        """Take the next call of a method, and let the connection break before the answer."""
+        self.failures.append((method, None))
 
     async def push(self, *updates: dict[str, Any]) -> None:
         async with self._changed:
@@ -73,7 +77,11 @@ class FakeBotApi:
         for index, (name, response) in enumerate(self.failures):
             if name == method:
                 del self.failures[index]
-                return response
+                if response is not None:
+                    return response
+                await getattr(self, f"_{name}")(params)
+                assert request.transport is not None
+                request.transport.abort()
         if request.match_info["token"] != TOKEN:
             return _error(401, "Unauthorized")
         if method in self.missing:

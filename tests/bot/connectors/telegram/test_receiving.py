@@ -123,6 +123,17 @@ def pressing(number: int, data: str) -> dict[str, Any]:
     return {"update_id": number, "callback_query": query}
 
 
+async def test_a_press_that_has_to_be_taken_again_is_answered_once(
+    api: Any, inlet: Any, connect: Any
+) -> None:
+    inlet.refusals += [Overloaded(0.01), Overloaded(0.01)]
+    await connect()
+    await api.push(pressing(10, "vote:up:31"))
+    assert (await inlet.next()).event == "feedback"
+    await api.called("answerCallbackQuery")
+    assert len(api.of("answerCallbackQuery")) == 1
+
+
 async def test_every_press_is_answered(api: Any, inlet: Any, connect: Any) -> None:
     await connect()
     await api.push(pressing(10, "vote:up:31"), pressing(11, "vote:up:31"), pressing(12, "x" * 64))

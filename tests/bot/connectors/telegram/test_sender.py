@@ -188,6 +188,14 @@ async def test_a_growing_answer_stays_within_one_message(api: Any, connect: Any)
     assert len(api.of("sendMessage")[0]["text"]) == 2048
 
 
+async def test_a_first_text_that_may_have_arrived_is_not_shown_again(api: Any, connect: Any) -> None:
+    telegram = await connect()
+    api.cut("sendMessage")
+    assert await telegram.progress(GROUP, LONG, None) is None
+    assert await telegram.progress(GROUP, LONG + " and more", None) is None
+    assert len(api.of("sendMessage")) == 1
+
+
 async def test_showing_never_fails_an_answer(api: Any, connect: Any) -> None:
     telegram = await connect()
     api.fail("sendMessage", 500)
