@@ -95,7 +95,7 @@ class _Upkeep:
             try:
                 if await self.source.version() != version:
                     version = await self.refill()
-            except BotError as error:
+            except (BotError, OSError) as error:  # a file may vanish between two looks at it
                 plugin = self.background.plugin
                 log.error("an index cannot be brought up to date", plugin=plugin, problem=str(error))
 

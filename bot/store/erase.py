@@ -95,7 +95,8 @@ def _about(rows: TableClause, person: Person) -> ColumnElement[bool]:
     if "bot" in rows.c:
         named = rows.c.bot == person.place
     elif "session" in rows.c:
-        named = rows.c.session.like(rows.c.connector.concat(f"{SEPARATOR}{person.place}{SEPARATOR}%"))
+        start = rows.c.connector.concat(f"{SEPARATOR}{person.place}{SEPARATOR}")
+        named = func.substr(rows.c.session, 1, func.length(start)) == start
     if named is not None:
         here = and_(here, named) if person.platform else or_(here, named)
     return and_(rows.c.user == person.user, here)

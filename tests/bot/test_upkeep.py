@@ -38,7 +38,7 @@ class Shelf:
 
     def __init__(self, *names: str) -> None:
         self.names = names
-        self.problem: DataError | None = None
+        self.problem: Exception | None = None
         self.refused = asyncio.Event()
 
     async def version(self) -> object:
@@ -96,3 +96,13 @@ async def test_the_first_load_may_fail_loudly() -> None:
     shelf.problem = DataError("broken")
     with pytest.raises(DataError):
         await keep_index(index, shelf, background)
+
+
+async def test_a_file_that_vanishes_between_two_looks_does_not_end_the_upkeep() -> None:
+    shelf, index, background = Shelf("a"), Index("faq", encoder=Letters()), Background("test")
+    await keep_index(index, shelf, background, look_every=0.001)
+    shelf.names, shelf.problem = ("a", "b"), FileNotFoundError("faq.yaml")
+    await asyncio.wait_for(shelf.refused.wait(), 5)
+    shelf.problem = None
+    await until(index, "b")
+    await background.stop()
