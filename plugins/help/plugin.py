@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import replace
 
 from bot import Catalogue, Chat, Commands, Cooldowns, Facts, Handler, Message, Plugin, Session, to_me
 
+_COMMAND = re.compile(r"[/／](\w[\w-]{0,31})(?=\s|@|$)")
 _HELLO = re.compile(
     r"\W*(?:(?:你|您|大家)好[啊呀]?|(?:早上|上午|中午|下午|晚上)好|早安?|哈[喽啰罗]|嗨|在(?:吗|么|不在)?"
     r"|hi|hello|hey|good (?:morning|afternoon|evening))(?:\W+there)?\W*",
@@ -47,6 +49,19 @@ async def start(session: Session, chat: Chat) -> str:
     """The greeting."""
     greeting = session.text("start")
     return f"{greeting}\n{session.text('help_group')}" if chat.group else greeting
+
+
+@plugin.message(to_me, priority=90)
+async def unknown_command(message: Message, session: Session, commands: Commands) -> str | None:
+    """What nothing answered and looks like a command: the nearest one there is."""
+    found = _COMMAND.match(message.text)
+    if found is None:
+        return None
+    names = [name for handler in commands.handlers() for name in handler.names]
+    near = difflib.get_close_matches(found[1].casefold(), names, n=1)
+    if near:
+        return session.text("unknown_command_nearest", command=f"/{found[1]}", nearest=f"/{near[0]}")
+    return session.text("unknown_command", command=f"/{found[1]}")
 
 
 @plugin.message(to_me, priority=70)

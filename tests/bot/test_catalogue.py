@@ -40,7 +40,6 @@ PROMISED = {
     "unsupported": set(),
     "model_offline": set(),
     "interrupted": set(),
-    "part_continues": set(),
     "web.title": set(),
     "web.placeholder": set(),
     "web.send": set(),

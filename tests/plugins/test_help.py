@@ -85,3 +85,14 @@ async def test_bare_greetings_and_thanks_are_answered_kindly(
     bot_tester: BotTester, text: str, answer: str
 ) -> None:
     assert answer in (await bot_tester.use(help_).private().say(text)).text
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [("/hlep", "/help"), ("／hepl 我", "/help"), ("/weather", "/weather")]
+)
+async def test_an_unknown_command_is_told_the_nearest_one(
+    bot_tester: BotTester, text: str, answer: str
+) -> None:
+    said = (await bot_tester.use(help_).private().say(text)).text
+    assert answer in said
+    assert "命令" in said or "command" in said
