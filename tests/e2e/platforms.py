@@ -49,8 +49,8 @@ class News:
 
     async def until(self, true: Callable[[], object], within: float = 30.0) -> None:
         """Wait for it; TimeoutError when it does not come true."""
-        async with self._condition:
-            await asyncio.wait_for(self._condition.wait_for(true), within)
+        async with asyncio.timeout(within), self._condition:
+            await self._condition.wait_for(true)
 
 
 @asynccontextmanager
@@ -77,9 +77,13 @@ class Reply:
 
 
 class Receiver:
-    """Takes the bot's replies; it turns the share `refuse` of the tries away, as real ones do at times."""
+    """Takes the bot's replies.
 
-    def __init__(self, chance: Random | None = None, refuse: float = 0.0) -> None:
+    As real ones do at times, it turns the share `refuse` of the tries away, and takes up to `slow` seconds
+    to confirm the others.
+    """
+
+    def __init__(self, chance: Random | None = None, *, refuse: float = 0.0, slow: float = 0.0) -> None:
         self.news = News()
         self.replies: dict[str, list[Reply]] = defaultdict(list)
         self.by_chat: Counter[str] = Counter()
@@ -87,6 +91,7 @@ class Receiver:
         self.refused = 0
         self._chance = chance or Random(0)
         self._refuse = refuse
+        self._slow = slow
 
     @asynccontextmanager
     async def open(self, port: int = 0) -> AsyncIterator[str]:
@@ -116,18 +121,19 @@ class Receiver:
         self.by_chat[body["chat_id"]] += webhook_id not in self.ids(body["in_reply_to"])
         self.replies[body["in_reply_to"]].append(Reply(webhook_id, body["text"], body))
         await self.news.changed()
+        await asyncio.sleep(self._chance.uniform(0, self._slow))
         return web.Response(status=204)
 
 
 class Source:
-    """Posts signed messages, and posts again under the same id what was not acknowledged."""
+    """Posts signed messages, and posts again under the same id what was not acknowledged; tells `news`."""
 
-    def __init__(self, url: str, client: aiohttp.ClientSession) -> None:
-        self.news = News()
+    def __init__(self, url: str, client: aiohttp.ClientSession, news: News | None = None) -> None:
         self.acknowledged: dict[str, str] = {}
         self.resent = 0
         self._url = url
         self._client = client
+        self._news = news or News()
 
     async def say(self, message_id: str, chat: str, text: str) -> None:
         """Deliver one message: returns once it is acknowledged."""
@@ -137,7 +143,7 @@ class Source:
             self.resent += 1
             await asyncio.sleep(AGAIN_AFTER)
         self.acknowledged[message_id] = text
-        await self.news.changed()
+        await self._news.changed()
 
     async def _post(self, message_id: str, body: bytes) -> bool:
         try:
@@ -165,13 +171,18 @@ class Shown:
 
 
 class BotApi:
-    """The Bot API for one bot that polls: updates until they are confirmed, messages and their edits."""
+    """The Bot API for one bot that polls: updates until they are confirmed, messages and their edits.
 
-    def __init__(self, *, drafts: bool = True) -> None:
+    It takes up to `slow` seconds to confirm a message, and knows drafts only if told so.
+    """
+
+    def __init__(self, chance: Random | None = None, *, slow: float = 0.0, drafts: bool = False) -> None:
         self.news = News()
         self.updates: dict[int, dict[str, Any]] = {}
         self.confirmed = 0
         self.messages: dict[int, Shown] = {}
+        self._chance = chance or Random(0)
+        self._slow = slow
         self._drafts = drafts
         self._next_update = 1000
         self._next_message = 1
@@ -224,9 +235,12 @@ class BotApi:
 
     async def _get_updates(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         offset = int(params.get("offset", 0))
-        self.confirmed = max(self.confirmed, offset - 1)
-        for number in [number for number in self.updates if number < offset]:
+        confirmed = [number for number in self.updates if number < offset]
+        for number in confirmed:
             del self.updates[number]
+        if confirmed:
+            self.confirmed += len(confirmed)
+            await self.news.changed()
         if not self.updates:
             await self.news.changed()
             try:
@@ -240,6 +254,7 @@ class BotApi:
         number = self._next_message
         self.messages[number] = Shown(int(params["chat_id"]), number, [params["text"]])
         await self.news.changed()
+        await asyncio.sleep(self._chance.uniform(0, self._slow))
         return {"message_id": number, "date": int(time.time()), "chat": {"id": params["chat_id"]}}
 
     async def _edit(self, params: dict[str, Any]) -> web.Response:

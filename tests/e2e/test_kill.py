@@ -20,6 +20,8 @@ CHATS = range(1, 9)
 TEXTS = ("hello", "/slow", "/stream", "hello", "hello")
 UNDER_WAY = 2
 """How many messages of a chat are unanswered at a time."""
+SLOW = 0.1
+"""Seconds a platform may take to confirm, so that a kill often hits a call in flight."""
 kills = pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
 
 
@@ -38,11 +40,13 @@ async def kill_under_load(
     news: News,
     answers: Callable[[int], int],
     talk: Callable[[int, int], Awaitable[None]],
+    accepted: Callable[[], int],
 ) -> None:
     """Kill and start the bot while `talk(chat, number)` goes on in all chats.
 
-    `answers` counts what came to a chat. Every second kill comes early: while the bot starts, takes up what
-    the last kill left, or has just begun; the others come once every chat has got something in this life.
+    `answers` counts what came to a chat, `accepted` what the bot has confirmed. Every second kill comes
+    early: while the bot starts, takes up what the last kill left, or has just begun. The others come once
+    every chat has got something in this life, in the very moment in which the bot confirms a message.
     """
     enough = asyncio.Event()
 
@@ -66,6 +70,8 @@ async def kill_under_load(
                 await bot.ready()
                 await answered_everywhere()
                 await asyncio.sleep(chance.uniform(0, 0.4))
+                before = accepted()
+                await news.until(lambda before=before: accepted() > before)
             await bot.kill()
             await bot.spawn()
         await bot.ready()
@@ -77,11 +83,11 @@ async def kill_under_load(
 async def test_a_webhook_gets_exactly_one_reply_to_each_message(
     tmp_path: Path, kills: int, chance: Random
 ) -> None:
-    receiver = Receiver(chance, refuse=0.02)
+    receiver = Receiver(chance, refuse=0.02, slow=SLOW)
     async with receiver.open() as reply_url, aiohttp.ClientSession() as client:
         webhook = {"type": "webhook", "name": "shop", "secret": SECRET, "reply_url": reply_url}
         bot = BotProcess(tmp_path, small_config(webhook))
-        source = Source(f"{bot.base}/webhook/shop", client)
+        source = Source(f"{bot.base}/webhook/shop", client, receiver.news)
 
         def answers(chat: int) -> int:
             return receiver.by_chat[f"chat {chat}"]
@@ -92,7 +98,9 @@ async def test_a_webhook_gets_exactly_one_reply_to_each_message(
             await receiver.news.until(lambda: answers(chat) > number - UNDER_WAY)
 
         async with bot:
-            await kill_under_load(bot, kills, chance, receiver.news, answers, talk)
+            await kill_under_load(
+                bot, kills, chance, receiver.news, answers, talk, lambda: len(source.acknowledged)
+            )
             await receiver.news.until(lambda: all(map(receiver.answered, source.acknowledged)))
             assert await bot.unanswered() == 0
             bot.terminate()
@@ -109,7 +117,8 @@ async def test_a_webhook_gets_exactly_one_reply_to_each_message(
 async def test_telegram_loses_nothing_and_doubles_one_message_a_chat_and_kill_at_most(
     tmp_path: Path, kills: int, chance: Random
 ) -> None:
-    api = BotApi(drafts=False)  # growing answers are messages then, which a kill could leave lying about
+    # It knows no drafts: growing answers are messages, which a kill could leave lying about.
+    api = BotApi(chance, slow=SLOW)
     asked: dict[str, int] = {}
     async with api.open() as base:
         telegram = {"type": "telegram", "name": "main", "token": TOKEN, "api_base": base}
@@ -125,7 +134,7 @@ async def test_telegram_loses_nothing_and_doubles_one_message_a_chat_and_kill_at
             await api.news.until(lambda: answers(chat) > number - UNDER_WAY)
 
         async with bot:
-            await kill_under_load(bot, kills, chance, api.news, answers, talk)
+            await kill_under_load(bot, kills, chance, api.news, answers, talk, lambda: api.confirmed)
             await api.news.until(lambda: all(is_answered(api, text, chat) for text, chat in asked.items()))
             await api.news.until(lambda: not api.updates)
             assert await bot.unanswered() == 0

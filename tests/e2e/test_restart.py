@@ -20,12 +20,12 @@ async def test_sigterm_answers_what_was_accepted_before_it_ends(tmp_path: Path) 
     receiver = Receiver()
     async with receiver.open() as reply_url, aiohttp.ClientSession() as client:
         async with BotProcess(tmp_path, small_config(webhook(reply_url))) as bot:
-            source = Source(f"{bot.base}/webhook/shop", client)
+            source = Source(f"{bot.base}/webhook/shop", client, receiver.news)
             said = [
                 asyncio.create_task(source.say(f"msg_{number}", f"chat {number % 5}", f"/slow {number}"))
                 for number in range(60)
             ]
-            await source.news.until(lambda: len(source.acknowledged) >= 20)
+            await receiver.news.until(lambda: len(source.acknowledged) >= 20)
             bot.terminate()
             assert await bot.ended() == 0
             for task in said:
@@ -38,7 +38,7 @@ async def test_sigterm_answers_what_was_accepted_before_it_ends(tmp_path: Path) 
 
 
 async def test_a_streamed_answer_cut_by_a_kill_is_completed_in_the_same_message(tmp_path: Path) -> None:
-    api = BotApi(drafts=False)
+    api = BotApi()
     gate = tmp_path / "gate"
     async with api.open() as base:
         telegram = {"type": "telegram", "name": "main", "token": TOKEN, "api_base": base}
@@ -67,7 +67,7 @@ async def test_a_question_is_not_asked_again_after_a_kill(tmp_path: Path) -> Non
         aiohttp.ClientSession() as client,
         BotProcess(tmp_path, small_config(webhook(reply_url))) as bot,
     ):
-        source = Source(f"{bot.base}/webhook/shop", client)
+        source = Source(f"{bot.base}/webhook/shop", client, receiver.news)
         await source.say("msg_1", "chat", "/order")
         await receiver.news.until(lambda: receiver.answered("msg_1"))
         await bot.kill()
@@ -86,7 +86,7 @@ async def test_a_question_that_waits_at_sigterm_ends_politely_and_once(tmp_path:
         aiohttp.ClientSession() as client,
         BotProcess(tmp_path, small_config(webhook(reply_url), language="en")) as bot,
     ):
-        source = Source(f"{bot.base}/webhook/shop", client)
+        source = Source(f"{bot.base}/webhook/shop", client, receiver.news)
         await source.say("msg_1", "chat", "/order")
         await receiver.news.until(lambda: receiver.answered("msg_1"))
         bot.terminate()
