@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 Rows = Sequence[Row[Any]]
 T = TypeVar("T")
 MAX_GROUP = 512
+CHECKPOINT_EVERY = 1.0
+LONG_LOG = 16_000
+"""Pages (of 4 KiB) from which the log is cut, whoever has to wait for it."""
 _TRANSIENT = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -78,6 +81,8 @@ class Store:
         # The one connection of a database in memory cannot read in the midst of a write.
         self._reading = self._writing if memory else None
         self._writer: asyncio.Task[None] | None = None
+        self._checkpointer: asyncio.Task[None] | None = None
+        self._dirty = False
         self._running: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._troubled = False
@@ -86,6 +91,8 @@ class Store:
         """Start the writer; needs a running event loop."""
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_groups(), name="store-writer")
+            if self._sqlite and self._reading is None:
+                self._checkpointer = asyncio.create_task(self._checkpoint(), name="store-checkpointer")
 
     async def close(self) -> None:
         """Finish the writes handed in and close every connection."""
@@ -94,6 +101,9 @@ class Store:
             self._wake.set()
             await self._writer
             self._writer = None
+        if self._checkpointer is not None:
+            self._checkpointer.cancel()
+            await asyncio.gather(self._checkpointer, return_exceptions=True)
         if self._running:
             await asyncio.wait(set(self._running))
         await self.engine.dispose()
@@ -161,6 +171,30 @@ class Store:
             except SQLAlchemyError as error:
                 raise _store_error(error) from error
 
+    async def _checkpoint(self) -> None:
+        """Move the write-ahead log into the database now and then, while commits go on.
+
+        Left to SQLite, a commit would do it, and everybody would wait for the disk to sync.
+        """
+        while True:
+            await asyncio.sleep(CHECKPOINT_EVERY)
+            if not self._dirty:
+                continue
+            self._dirty = False
+            try:
+                pages = await self._to_the_end(self._move_log("PASSIVE"))
+                if pages > LONG_LOG:  # under load it never ends by itself: let the writer wait once
+                    async with self._writing:
+                        await self._to_the_end(self._move_log("TRUNCATE"))
+            except SQLAlchemyError as error:
+                log.warning("the write-ahead log cannot be moved", problem=_store_error(error).problem)
+
+    async def _move_log(self, mode: str) -> int:
+        """Checkpoint; returns the number of pages in the log."""
+        async with self.engine.connect() as connection:
+            row: Sequence[Any] = (await connection.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})")).one()
+            return int(row[1])
+
     async def _write_groups(self) -> None:
         while self._pending or not self._closing:
             await self._wake.wait()
@@ -188,7 +222,7 @@ class Store:
                 if not unit.done.done():
                     unit.done.set_exception(failure)
             return
-        self._troubled = False
+        self._troubled, self._dirty = False, True
         for unit in group:
             if not unit.done.done():
                 unit.done.set_result(returned)
@@ -224,4 +258,5 @@ def _tune(engine: AsyncEngine, synchronous: str, busy_timeout: float) -> None:
         cursor.execute(f"PRAGMA synchronous={synchronous.upper()}")
         cursor.execute(f"PRAGMA busy_timeout={round(busy_timeout * 1000)}")
         cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA wal_autocheckpoint=0")  # Store checkpoints beside the writer
         cursor.close()

@@ -136,3 +136,22 @@ async def test_a_database_in_memory_serves_readers_beside_writers() -> None:
     await asyncio.gather(*jobs, *(count(store) for _ in range(50)))
     assert await count(store) == 50
     await store.close()
+
+
+async def test_the_log_is_moved_beside_the_writer_and_stays_short(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.store.engine.CHECKPOINT_EVERY", 0.01)
+    monkeypatch.setattr("bot.store.engine.LONG_LOG", 50)
+    store = Store(f"sqlite+aiosqlite:///{file}")
+    await upgrade(store)
+    store.start()
+    inbox, log = Inbox(store), file.with_name(f"{file.name}-wal")
+    for n in range(100):
+        await inbox.accept([message(f"d{n}", user="x" * 20_000)])
+    async with asyncio.timeout(10):
+        while log.stat().st_size > 60 * 4096:
+            await inbox.accept([message(uuid4().hex)])
+            await asyncio.sleep(0.02)
+    assert await count(store) >= 100
+    await store.close()
