@@ -140,7 +140,7 @@ class Store:
                 async with self.engine.connect() as connection:
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
             except SQLAlchemyError as error:
-                raise _store_error(error) from error
+                raise store_error(error) from error
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for work that a cancelled caller must not break off: a driver in mid-call is left unusable."""
@@ -154,7 +154,7 @@ class Store:
             async with self._reading or nullcontext(), self.engine.connect() as connection:
                 return (await connection.execute(statement, parameters)).all()
         except SQLAlchemyError as error:
-            raise _store_error(error) from error
+            raise store_error(error) from error
 
     async def _execute(self, statement: Executable) -> int:
         async with self.session() as session:
@@ -169,7 +169,7 @@ class Store:
                 async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
                     yield session
             except SQLAlchemyError as error:
-                raise _store_error(error) from error
+                raise store_error(error) from error
 
     async def _checkpoint(self) -> None:
         """Move the write-ahead log into the database now and then, while commits go on.
@@ -187,7 +187,7 @@ class Store:
                     async with self._writing:
                         await self._to_the_end(self._move_log("TRUNCATE"))
             except SQLAlchemyError as error:
-                log.warning("the write-ahead log cannot be moved", problem=_store_error(error).problem)
+                log.warning("the write-ahead log cannot be moved", problem=store_error(error).problem)
 
     async def _move_log(self, mode: str) -> int:
         """Checkpoint; returns the number of pages in the log."""
@@ -210,7 +210,7 @@ class Store:
             async with self.engine.begin() as connection:
                 returned = await _run_group(connection, group)
         except Exception as error:  # whatever one unit brings along, the writer goes on for the others
-            failure = _store_error(error)
+            failure = store_error(error)
             if failure.transient:
                 log.error("the database takes no writes", place=self.place, problem=failure.problem)
                 self._troubled = True
@@ -241,7 +241,7 @@ async def _run_group(connection: AsyncConnection, group: Sequence[_Unit]) -> dic
     return returned
 
 
-def _store_error(error: Exception) -> StoreError:
+def store_error(error: Exception) -> StoreError:
     """The driver's own words: SQLAlchemy's carry the statement and its parameters, users' texts included."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(cause, "sqlite_errorcode", None)

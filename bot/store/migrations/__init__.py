@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from bot.errors import StoreError
-from bot.store.engine import Store
+from bot.store.engine import Store, store_error
 
 HERE = Path(__file__).parent
 CORE = "core"
+PATIENCE = 5.0
 
 
 async def upgrade(store: Store, plugins: Mapping[str, Path] | None = None) -> None:
@@ -26,14 +29,27 @@ async def upgrade(store: Store, plugins: Mapping[str, Path] | None = None) -> No
     """
     for owner, folder in {CORE: HERE / "versions", **(plugins or {})}.items():
         try:
-            async with store.engine.begin() as connection:
-                await connection.run_sync(_upgrade, owner, folder)
+            await _patiently(store, owner, folder)
         except CommandError as error:
             problem = f"the tables of {owner} in {store.place} were made by a newer version"
             raise StoreError(f"{problem}; install that version, or go back to a backup ({error})") from error
         except Exception as error:
             problem = str(error.orig) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
             raise StoreError(f"cannot prepare the tables of {owner} in {store.place}: {problem}") from error
+
+
+async def _patiently(store: Store, owner: str, folder: Path) -> None:
+    """Upgrade, and again while a new database is locked: SQLite does not wait where it turns to WAL."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            async with store.engine.begin() as connection:
+                await connection.run_sync(_upgrade, owner, folder)
+            return
+        except DBAPIError as error:
+            if not store_error(error).transient or time.monotonic() > until:
+                raise
+        await asyncio.sleep(0.05)
 
 
 def _upgrade(connection: Connection, owner: str, folder: Path) -> None:
