@@ -97,7 +97,7 @@ async def routed(kind: str, count: int, seconds: float) -> dict[str, Any]:
             if not all(rule(message, facts) for rule in candidate.handler.rules):
                 continue
             call = Call(message, None, candidate.args, candidate.match, facts=facts)
-            answer = await plans[candidate.handler](call)
+            answer = await plans[candidate.handler].run(call)
             if answer is not None:
                 answered += 1
                 return
