@@ -139,11 +139,6 @@ class Redactor:
         return self.text(value if isinstance(value, str) else repr(value))
 
 
-def _forms(secret: str) -> tuple[str, ...]:
-    """How a secret may be written: as it is, in a URL, and a webhook's key alone."""
-    return secret, quote(secret, safe=""), secret.removeprefix("whsec_")
-
-
 def secret_values(config: Config) -> set[str]:
     """Every secret that stands in a configuration."""
     return set(_secrets(config))

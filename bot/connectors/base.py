@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from aiohttp import web
@@ -58,7 +58,6 @@ class Status:
 
     state: Literal["starting", "ok", "retrying", "off", "stopped"] = "starting"
     detail: str = ""
-    facts: dict[str, str] = field(default_factory=dict)
 
 
 class Inlet(Protocol):

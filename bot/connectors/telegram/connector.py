@@ -42,7 +42,7 @@ class Telegram:
     ) -> None:
         self.name = settings.name
         self.capabilities = Capabilities(max_text=MAX_TEXT, unit="utf16", streaming=settings.streaming)
-        self.status = Status(facts={"mode": settings.mode})
+        self.status = Status()
         self._settings = settings
         self._catalogue = catalogue
         self._language = language

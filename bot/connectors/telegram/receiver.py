@@ -70,7 +70,6 @@ class Receiver:
         if number is None:
             raise ApiError("getMe", "the answer has no id")
         self._intake.me = Me(number, string(me.get("username")))
-        self._status.facts["username"] = self._intake.me.username
         if self._settings.mode == "polling":
             await self._api.call("deleteWebhook")
         else:
