@@ -136,4 +136,12 @@ class FaqSource:
         return synced.entries, version
 
     def _glances(self) -> list[FileState | None]:
-        return [glance(file) if file.exists() else None for file in self._files]
+        return [_look(file) for file in self._files]
+
+
+def _look(file: Path) -> FileState | None:
+    """The file at a glance; None while it is not there."""
+    try:
+        return glance(file)
+    except OSError:
+        return None

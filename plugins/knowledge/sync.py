@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -137,4 +138,8 @@ class DocumentSource:
         return await self._table.entries(), version
 
     def _glances(self) -> dict[Path, FileState]:
-        return {file: glance(file) for file in list_files(self._folders)[0] if file.exists()}
+        found: dict[Path, FileState] = {}
+        for file in list_files(self._folders)[0]:
+            with suppress(OSError):  # it may vanish at any moment
+                found[file] = glance(file)
+        return found

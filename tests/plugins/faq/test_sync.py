@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import DataError
+from bot import DataError, FileState, glance
 from bot.store import Store
 from bot.store.migrations import upgrade
 from plugins.faq.files import read_file
@@ -33,6 +33,12 @@ def faq(file: Path, **answers: str) -> Path:
     file.write_text("".join(f"- {{question: {q}, answer: {a}}}\n" for q, a in answers.items()), "utf-8")
     os.utime(file, ns=(before + 10**9, before + 10**9))
     return file
+
+
+def vanish(file: Path) -> FileState:
+    """What a look finds when the file is replaced at that moment."""
+    file.unlink()
+    return glance(file)
 
 
 async def answers(table: FaqTable, *files: Path) -> dict[str, str]:
@@ -154,3 +160,12 @@ async def test_the_version_changes_with_files_and_table_only(table: FaqTable, tm
 async def test_nothing_but_trouble_is_an_error(table: FaqTable, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="answer is empty"):
         await FaqSource(table, [faq(tmp_path / "1.yaml", a="")]).load()
+
+
+async def test_a_file_that_vanishes_under_the_look_is_no_error(
+    table: FaqTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FaqSource(table, [faq(tmp_path / "1.yaml", a="1")])
+    _, version = await source.load()
+    monkeypatch.setattr("plugins.faq.sync.glance", vanish)
+    assert await source.version() != version

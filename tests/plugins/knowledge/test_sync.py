@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bot import FileState, glance
 from bot.store import Store
 from bot.store.migrations import upgrade
 from plugins.knowledge.plugin import plugin
@@ -37,6 +38,12 @@ def change(file: Path, text: str | bytes) -> None:
     stamp = file.stat().st_mtime_ns + 10**9
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     os.utime(file, ns=(stamp, stamp))
+
+
+def vanish(file: Path) -> FileState:
+    """What a look finds when the file is replaced at that moment."""
+    file.unlink()
+    return glance(file)
 
 
 async def texts(table: KnowledgeTable) -> list[str]:
@@ -117,4 +124,13 @@ async def test_the_version_changes_with_files_and_table_only(
     assert await source.version() != version
     _, version = await source.load()
     await table.write(gone=[document_id(docs / "b.md")])
+    assert await source.version() != version
+
+
+async def test_a_file_that_vanishes_under_the_look_is_no_error(
+    table: KnowledgeTable, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = DocumentSource(table, [docs])
+    _, version = await source.load()
+    monkeypatch.setattr("plugins.knowledge.sync.glance", vanish)
     assert await source.version() != version
