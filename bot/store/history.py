@@ -145,7 +145,10 @@ class History:
         ]
 
     async def clear(self, session: str) -> int:
-        """Forget a session; returns the number of rounds."""
+        """Forget a session; returns the number of rounds, commands not counted."""
+        said = HistoryRow.question
+        commands = said.startswith("/") | said.startswith("／")
+        await self._store.execute(delete(HistoryRow).where(HistoryRow.session == session, commands))
         return await self._store.execute(delete(HistoryRow).where(HistoryRow.session == session))
 
     async def vote(self, connector: str, user: str, inbox_id: int, vote: int) -> bool:

@@ -89,3 +89,10 @@ def test_trim_keeps_the_newest_whole_rounds_that_fit(turns: list[Turn], budget: 
     assert sum(map(size, kept)) <= budget
     if len(kept) < len(turns):
         assert sum(map(size, kept)) + size(turns[-len(kept) - 1]) > budget
+
+
+async def test_what_was_only_commands_counts_for_nothing_when_it_is_forgotten(store: Store) -> None:
+    for text in ("/help", "／帮助"):
+        key = await add(store, text)
+    assert await History(store).clear(key) == 0
+    assert await History(store).rounds(key, 9) == []
