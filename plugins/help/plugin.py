@@ -51,14 +51,20 @@ async def start(session: Session, chat: Chat) -> str:
     return f"{greeting}\n{session.text('help_group')}" if chat.group else greeting
 
 
-@plugin.message(to_me, priority=90)
-async def unknown_command(message: Message, session: Session, commands: Commands) -> str | None:
-    """What nothing answered and looks like a command: the nearest one there is."""
+@plugin.message(to_me, priority=75)
+async def unknown_command(message: Message, session: Session, commands: Commands, facts: Facts) -> str | None:
+    """The nearest command to an unknown one; after those that look things up, before the model."""
     found = _COMMAND.match(message.text)
     if found is None:
         return None
-    names = [name for handler in commands.handlers() for name in handler.names]
-    near = difflib.get_close_matches(found[1].casefold(), names, n=1)
+    name = found[1].casefold()
+    listed: list[str] = []
+    for handler in commands.handlers():
+        if name in map(str.casefold, handler.names):
+            return None
+        if handler.help and _may_use(handler, message, facts):
+            listed += handler.names
+    near = difflib.get_close_matches(name, listed, n=1)
     if near:
         return session.text("unknown_command_nearest", command=f"/{found[1]}", nearest=f"/{near[0]}")
     return session.text("unknown_command", command=f"/{found[1]}")

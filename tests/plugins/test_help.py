@@ -96,3 +96,25 @@ async def test_an_unknown_command_is_told_the_nearest_one(
     said = (await bot_tester.use(help_).private().say(text)).text
     assert answer in said
     assert "命令" in said or "command" in said
+
+
+async def test_an_unknown_command_is_no_question_for_the_model(bot: BotTester) -> None:
+    assert "/help" in (await bot.with_model(lambda question: ["hm"]).private().say("/hlep")).text
+
+
+@pytest.mark.parametrize("text", ["/takeove", "/secre"])
+async def test_what_help_does_not_list_is_not_named_as_the_nearest(bot: BotTester, text: str) -> None:
+    said = (await bot.private().say(text)).text
+    assert "takeover" not in said
+    assert "secret" not in said
+
+
+async def test_a_known_command_that_answers_nothing_is_not_called_unknown(bot_tester: BotTester) -> None:
+    quiet = Plugin("quiet")
+
+    @quiet.command("hush")
+    def hush() -> None:
+        return None
+
+    said = (await bot_tester.use(help_).use(quiet).private().say("/hush now")).text
+    assert "/hush" not in said
