@@ -283,3 +283,14 @@ async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def count(file: Path, table: str = "inbox") -> int:
     with closing(sqlite3.connect(file)) as database:
         return int(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+@pytest.mark.parametrize("name", ["my_bot", "MY-BOT", "my%"])
+async def test_erase_leaves_bots_with_a_similar_name_alone(tmp_path: Path, name: str) -> None:
+    store = Store(f"sqlite+aiosqlite:///{tmp_path / 'bot.db'}")
+    await upgrade(store)
+    store.start()
+    await talk(store, message("webhook", "my-bot", "7", "d1"))
+    assert await erase(store, Person("7", name, "webhook")) == {}
+    assert (await erase(store, Person("7", "my-bot", "webhook")))["history"] == 1
+    await store.close()

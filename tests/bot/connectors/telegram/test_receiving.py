@@ -59,6 +59,24 @@ async def test_what_is_not_committed_is_not_confirmed(
     assert [poll.get("offset") for poll in api.of("getUpdates")] == [None, 11]
 
 
+async def test_ids_that_begin_anew_after_a_quiet_time_are_taken(api: Any, inlet: Any, connect: Any) -> None:
+    api.holds_polls = False
+    await connect()
+    await api.push(update(1000))
+    await inlet.next()
+    polls = await api.until(lambda: _polls_after(api, 1001, 2))
+    assert polls[0] is None
+    await api.push(update(5))
+    assert (await inlet.next()).delivery == "5"
+
+
+def _polls_after(api: Any, offset: int, number: int) -> list[int | None] | None:
+    """The offsets asked for after `offset` was confirmed, once there are that many polls."""
+    offsets = [poll.get("offset") for poll in api.of("getUpdates")]
+    later = offsets[offsets.index(offset) + 1 :] if offset in offsets else []
+    return later if len(later) >= number else None
+
+
 async def test_ignored_and_odd_updates_are_confirmed(api: Any, inlet: Any, connect: Any) -> None:
     await connect()
     await api.push({"update_id": 10, "channel_post": {}}, {"update_id": 11, "message": [1]}, update(12))
