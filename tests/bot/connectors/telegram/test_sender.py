@@ -188,7 +188,10 @@ async def test_a_growing_answer_stays_within_one_message(api: Any, connect: Any)
     assert len(api.of("sendMessage")[0]["text"]) == 2048
 
 
-async def test_a_first_text_that_may_have_arrived_is_not_shown_again(api: Any, connect: Any) -> None:
+async def test_a_first_text_that_may_have_arrived_is_not_shown_again(
+    api: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.connectors.telegram.limits.SHOW_EVERY_IN_GROUPS", 0.0)
     telegram = await connect()
     api.cut("sendMessage")
     assert await telegram.progress(GROUP, LONG, None) is None
