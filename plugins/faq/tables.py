@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import BigInteger, Index, String, Text, bindparam, delete, func, insert, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    Index,
+    Row,
+    String,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bot import FileState
 from bot.retrieval import Entry
 from bot.store import Base, Store
 
-PAGE = 2_000
-"""Rows read or written at once: more would hold up the event loop."""
+PAGE = 1_000
+"""Rows read or written at once: more would hold up the event loop, and messages that are to be stored."""
 IMPORTED = ""
 """The origin of entries that `glmbot faq import` brought; every other origin is a file's path."""
+_UNFINISHED = -1
+"""The size noted of a file while its entries are being written."""
+_Place = tuple[str, int, Entry]
+"""An entry's origin, its position there, and the entry."""
 
 
 class FaqEntryRow(Base):
@@ -35,7 +54,7 @@ class FaqEntryRow(Base):
 
 
 class FaqFileRow(Base):
-    """A file of the configuration, as it was when its entries were read."""
+    """A file of the configuration, as it was when its entries were read; imports have a row too."""
 
     __tablename__ = "faq_file"
 
@@ -55,10 +74,10 @@ _PAGE_OF_ENTRIES = (
         FaqEntryRow.tags,
     )
     .where(
-        tuple_(FaqEntryRow.origin, FaqEntryRow.position)
-        > tuple_(bindparam("after_origin"), bindparam("after_position"))
+        tuple_(FaqEntryRow.origin, FaqEntryRow.position, FaqEntryRow.id)
+        > tuple_(bindparam("after_origin"), bindparam("after_position"), bindparam("after_id"))
     )
-    .order_by(FaqEntryRow.origin, FaqEntryRow.position)
+    .order_by(FaqEntryRow.origin, FaqEntryRow.position, FaqEntryRow.id)
     .limit(PAGE)
 )
 
@@ -72,29 +91,29 @@ class FaqTable:
     async def by_origin(self) -> dict[str, list[Entry]]:
         """All entries, grouped by origin, in order."""
         found: dict[str, list[Entry]] = {}
-        after = {"after_origin": "", "after_position": -1}
-        while rows := await self._store.read(_PAGE_OF_ENTRIES, after):
-            for row in rows:
-                texts, tags = json.loads(row.texts), json.loads(row.tags)
-                found.setdefault(row.origin, []).append(
-                    Entry(row.id, tuple(texts), row.answer, texts[0], row.origin, tuple(tags))
-                )
-            after = {"after_origin": rows[-1].origin, "after_position": rows[-1].position}
+        async for row in self._rows():
+            texts, tags = json.loads(row.texts), json.loads(row.tags)
+            found.setdefault(row.origin, []).append(
+                Entry(row.id, tuple(texts), row.answer, texts[0], row.origin, tuple(tags))
+            )
         return found
 
     async def files(self) -> dict[str, FileState]:
-        """The files read so far, by path."""
+        """The files read so far, by path; what was left in pieces has a state that no file has."""
         rows = await self._store.read(
-            select(FaqFileRow.path, FaqFileRow.digest, FaqFileRow.size, FaqFileRow.mtime_ns)
+            select(FaqFileRow.path, FaqFileRow.digest, FaqFileRow.size, FaqFileRow.mtime_ns).where(
+                FaqFileRow.path != IMPORTED
+            )
         )
-        return {row.path: FileState(row.size, row.mtime_ns, row.digest) for row in rows}
+        return {
+            row.path: FileState(row.size, row.mtime_ns, "" if row.size == _UNFINISHED else row.digest)
+            for row in rows
+        }
 
-    async def version(self) -> tuple[int, float]:
-        """Changes whenever entries do."""
-        rows = await self._store.read(
-            select(func.count().label("entries"), func.max(FaqEntryRow.changed_at).label("newest"))
-        )
-        return rows[0].entries, rows[0].newest or 0.0
+    async def version(self) -> tuple[tuple[str, str], ...]:
+        """Changes once other entries stand there whole: every origin with the digest of its contents."""
+        rows = await self._store.read(select(FaqFileRow.path, FaqFileRow.digest).order_by(FaqFileRow.path))
+        return tuple((row.path, row.digest) for row in rows)
 
     async def write(
         self,
@@ -103,36 +122,81 @@ class FaqTable:
         files: Mapping[str, FileState] | None = None,
         gone: Collection[str] = (),
     ) -> None:
-        """Make these the entries of their origins, note files' states, drop what is gone: all or nothing."""
-        files = files or {}
-        states = [
+        """Make these the entries of their origins, note files' states, drop what is gone.
+
+        Only the difference is written, in pieces between which messages are taken. The states come last:
+        what a crash leaves in pieces counts as unread, and is written anew.
+        """
+        origins = {*changed, *gone}
+        states = dict(files or {})
+        if IMPORTED in changed:
+            states[IMPORTED] = FileState(0, 0, secrets.token_hex(32))
+        await self._store.execute(
+            update(FaqFileRow).where(FaqFileRow.path.in_(origins)).values(size=_UNFINISHED)
+        )
+        wanted = await asyncio.to_thread(_wanted, changed)
+        stale = await self._compare(wanted, origins)
+        for start in range(0, len(stale), PAGE):
+            piece = stale[start : start + PAGE]
+            await self._store.execute(delete(FaqEntryRow).where(FaqEntryRow.id.in_(piece)))
+        left = list(wanted.values())
+        for start in range(0, len(left), PAGE):
+            await self._replace([_row(*place) for place in left[start : start + PAGE]])
+        await self._put_states(states, gone)
+
+    async def _compare(self, wanted: dict[str, _Place], origins: Collection[str]) -> list[str]:
+        """Take out of `wanted` what stands there already; returns the ids of rows that nobody wants."""
+        stale: list[str] = []
+        async for row in self._rows():
+            if row.origin in origins:
+                place = wanted.get(row.id)
+                if place is None:
+                    stale.append(row.id)
+                elif all(getattr(row, name) == value for name, value in _row(*place).items()):
+                    del wanted[row.id]
+        return stale
+
+    async def _replace(self, rows: Sequence[Mapping[str, object]]) -> None:
+        now = time.time()
+        async with self._store.session() as session:
+            await session.execute(delete(FaqEntryRow).where(FaqEntryRow.id.in_([row["id"] for row in rows])))
+            await session.execute(insert(FaqEntryRow), [{**row, "changed_at": now} for row in rows])
+
+    async def _put_states(self, states: Mapping[str, FileState], gone: Collection[str]) -> None:
+        rows = [
             {"path": path, "digest": state.digest, "size": state.size, "mtime_ns": state.mtime_ns}
-            for path, state in files.items()
+            for path, state in states.items()
         ]
         async with self._store.session() as session:
-            for origin in {*changed, *gone}:
-                await session.execute(delete(FaqEntryRow).where(FaqEntryRow.origin == origin))
-            for path in {*files, *gone}:
-                await session.execute(delete(FaqFileRow).where(FaqFileRow.path == path))
-            for origin, entries in changed.items():
-                for start in range(0, len(entries), PAGE):
-                    rows = _rows(origin, entries[start : start + PAGE], start)
-                    await session.execute(insert(FaqEntryRow), rows)
-            if states:
-                await session.execute(insert(FaqFileRow), states)
+            await session.execute(delete(FaqFileRow).where(FaqFileRow.path.in_({*states, *gone})))
+            if rows:
+                await session.execute(insert(FaqFileRow), rows)
+
+    async def _rows(self) -> AsyncIterator[Row[Any]]:
+        """Every entry's row, in order, read by pages."""
+        after = {"after_origin": "", "after_position": -1, "after_id": ""}
+        while rows := await self._store.read(_PAGE_OF_ENTRIES, after):
+            for row in rows:
+                yield row
+            last = rows[-1]
+            after = {"after_origin": last.origin, "after_position": last.position, "after_id": last.id}
 
 
-def _rows(origin: str, entries: Sequence[Entry], start: int) -> list[dict[str, object]]:
-    now = time.time()
-    return [
-        {
-            "id": entry.id,
-            "origin": origin,
-            "position": position,
-            "texts": json.dumps(entry.texts, ensure_ascii=False),
-            "answer": entry.answer,
-            "tags": json.dumps(entry.tags, ensure_ascii=False),
-            "changed_at": now,
-        }
-        for position, entry in enumerate(entries, start)
-    ]
+def _wanted(changed: Mapping[str, Sequence[Entry]]) -> dict[str, _Place]:
+    """The entries by id, each with its place."""
+    return {
+        entry.id: (origin, position, entry)
+        for origin, entries in changed.items()
+        for position, entry in enumerate(entries)
+    }
+
+
+def _row(origin: str, position: int, entry: Entry) -> dict[str, object]:
+    return {
+        "id": entry.id,
+        "origin": origin,
+        "position": position,
+        "texts": json.dumps(entry.texts, ensure_ascii=False),
+        "answer": entry.answer,
+        "tags": json.dumps(entry.tags, ensure_ascii=False),
+    }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import (
     BigInteger,
@@ -18,6 +18,7 @@ from sqlalchemy import (
     insert,
     select,
     tuple_,
+    update,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -26,7 +27,11 @@ from bot.retrieval import Entry
 from bot.store import Base, Store
 
 PAGE = 1_000
-"""Rows read or written at once: more would hold up the event loop."""
+"""Rows read or written at once: more would hold up the event loop, and messages that are to be stored."""
+_UNFINISHED = -1
+"""The size noted of a document while its passages are being written."""
+_NEVER = 0.0
+"""When a document was read that has not been written whole yet."""
 
 
 class KbDocumentRow(Base):
@@ -80,11 +85,19 @@ _PAGE_OF_PASSAGES = (
     )
     .join(KbDocumentRow, KbDocumentRow.id == KbPassageRow.document_id)
     .where(
+        KbDocumentRow.read_at > _NEVER,
         tuple_(KbDocumentRow.path, KbPassageRow.position)
-        > tuple_(bindparam("after_path"), bindparam("after_position"))
+        > tuple_(bindparam("after_path"), bindparam("after_position")),
     )
     .order_by(KbDocumentRow.path, KbPassageRow.position)
     .limit(PAGE)
+)
+
+
+_TOUCH = (
+    update(KbDocumentRow)
+    .where(KbDocumentRow.id == bindparam("key"))
+    .values(size=bindparam("now_size"), mtime_ns=bindparam("now_mtime_ns"))
 )
 
 
@@ -135,9 +148,11 @@ class KnowledgeTable:
         return found
 
     async def version(self) -> tuple[int, float]:
-        """Changes whenever documents do."""
+        """Changes whenever documents do; one that is being written counts as it was before."""
         rows = await self._store.read(
-            select(func.count().label("documents"), func.max(KbDocumentRow.read_at).label("newest"))
+            select(func.count().label("documents"), func.max(KbDocumentRow.read_at).label("newest")).where(
+                KbDocumentRow.read_at > _NEVER
+            )
         )
         return rows[0].documents, rows[0].newest or 0.0
 
@@ -150,27 +165,86 @@ class KnowledgeTable:
     ) -> None:
         """Put in documents with (citation, text) passages, note `touched` files' new times, drop `gone` ids.
 
-        All or nothing.
+        Each document is written whole, a long one in pieces between which messages are taken; its state
+        comes last: what a crash leaves in pieces counts as unread, and is written anew.
         """
+        for id_ in gone:
+            await self._mark(id_)
+            await self._drop_passages(id_)
+            await self._store.execute(delete(KbDocumentRow).where(KbDocumentRow.id == id_))
+        for document, pieces in documents:
+            if len(pieces) > PAGE:
+                await self._write_long(document, pieces)
+        for batch in _batches([item for item in documents if len(item[1]) <= PAGE]):
+            await self._write_short(batch)
+        for start in range(0, len(touched), PAGE):
+            await self._touch(touched[start : start + PAGE])
+
+    async def _write_short(self, documents: Sequence[tuple[Stored, Sequence[tuple[str, str]]]]) -> None:
+        ids = [document.id for document, _ in documents]
         now = time.time()
         rows = [_document_row(document, now) for document, _ in documents]
-        passages = [
-            {"document_id": document.id, "position": position, "citation": citation, "text": text}
-            for document, pieces in documents
-            for position, (citation, text) in enumerate(pieces)
+        passages = [row for document, pieces in documents for row in _passage_rows(document.id, pieces, 0)]
+        async with self._store.session() as session:
+            await session.execute(delete(KbPassageRow).where(KbPassageRow.document_id.in_(ids)))
+            await session.execute(delete(KbDocumentRow).where(KbDocumentRow.id.in_(ids)))
+            await session.execute(insert(KbDocumentRow), rows)
+            if passages:
+                await session.execute(insert(KbPassageRow), passages)
+
+    async def _write_long(self, document: Stored, pieces: Sequence[tuple[str, str]]) -> None:
+        if not await self._mark(document.id):
+            begun = replace(document, state=FileState(_UNFINISHED, 0))
+            await self._store.execute(insert(KbDocumentRow).values(_document_row(begun, _NEVER)))
+        await self._drop_passages(document.id)
+        for start in range(0, len(pieces), PAGE):
+            rows = _passage_rows(document.id, pieces[start : start + PAGE], start)
+            async with self._store.session() as session:
+                await session.execute(insert(KbPassageRow), rows)
+        row = _document_row(document, time.time())
+        await self._store.execute(update(KbDocumentRow).where(KbDocumentRow.id == document.id).values(row))
+
+    async def _mark(self, id_: str) -> bool:
+        """Give a document a state that no file has, until it is written or gone; False if there is none."""
+        mark = update(KbDocumentRow).where(KbDocumentRow.id == id_).values(size=_UNFINISHED, digest="")
+        return bool(await self._store.execute(mark))
+
+    async def _drop_passages(self, id_: str) -> None:
+        about = KbPassageRow.document_id == id_
+        [row] = await self._store.read(select(func.max(KbPassageRow.position).label("last")).where(about))
+        for end in range(PAGE, (row.last or 0) + PAGE + 1, PAGE):
+            await self._store.execute(delete(KbPassageRow).where(about, KbPassageRow.position < end))
+
+    async def _touch(self, documents: Sequence[Stored]) -> None:
+        rows = [
+            {"key": document.id, "now_size": document.state.size, "now_mtime_ns": document.state.mtime_ns}
+            for document in documents
         ]
         async with self._store.session() as session:
-            for id_ in (*gone, *(document.id for document, _ in documents)):
-                await session.execute(delete(KbPassageRow).where(KbPassageRow.document_id == id_))
-                await session.execute(delete(KbDocumentRow).where(KbDocumentRow.id == id_))
-            if rows:
-                await session.execute(insert(KbDocumentRow), rows)
-            for start in range(0, len(passages), PAGE):
-                await session.execute(insert(KbPassageRow), passages[start : start + PAGE])
-            for document in touched:
-                row = await session.get(KbDocumentRow, document.id)
-                if row is not None:
-                    row.size, row.mtime_ns = document.state.size, document.state.mtime_ns
+            await (await session.connection()).execute(_TOUCH, rows)
+
+
+def _batches(
+    documents: Sequence[tuple[Stored, Sequence[tuple[str, str]]]],
+) -> Iterator[list[tuple[Stored, Sequence[tuple[str, str]]]]]:
+    """Short documents together, up to about a page of passages and documents."""
+    batch: list[tuple[Stored, Sequence[tuple[str, str]]]] = []
+    rows = 0
+    for document, pieces in documents:
+        if batch and rows + len(pieces) >= PAGE:
+            yield batch
+            batch, rows = [], 0
+        batch.append((document, pieces))
+        rows += len(pieces) + 1
+    if batch:
+        yield batch
+
+
+def _passage_rows(id_: str, pieces: Sequence[tuple[str, str]], start: int) -> list[dict[str, object]]:
+    return [
+        {"document_id": id_, "position": position, "citation": citation, "text": text}
+        for position, (citation, text) in enumerate(pieces, start)
+    ]
 
 
 def _document_row(document: Stored, now: float) -> dict[str, object]:

@@ -1,21 +1,25 @@
-"""The FAQ's tables: files and imports side by side, changes taken over whole or not at all."""
+"""The FAQ's tables: files and imports side by side, changes taken over whole whatever interrupts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import DataError, FileState, glance
+from bot.errors import StoreError
 from bot.store import Store
 from bot.store.migrations import upgrade
 from plugins.faq.files import read_file
 from plugins.faq.importing import Imported, import_records
 from plugins.faq.plugin import plugin
 from plugins.faq.sync import FaqSource, sync
-from plugins.faq.tables import PAGE, FaqTable
+from plugins.faq.tables import PAGE, FaqEntryRow, FaqTable
 
 
 @pytest.fixture
@@ -169,3 +173,70 @@ async def test_a_file_that_vanishes_under_the_look_is_no_error(
     _, version = await source.load()
     monkeypatch.setattr("plugins.faq.sync.glance", vanish)
     assert await source.version() != version
+
+
+PIECE = 10
+
+
+class Cut(Store):
+    """A store that breaks off after some transactions, as a crash would."""
+
+    left = 10**6
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        self.left -= 1
+        if self.left < 0:
+            raise StoreError("cut")
+        async with super().session() as session:
+            yield session
+
+
+@pytest.fixture
+async def cut(table: FaqTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cut]:
+    monkeypatch.setattr("plugins.faq.tables.PAGE", PIECE)
+    store = Cut(f"sqlite+aiosqlite:///{tmp_path / 'faq.db'}")
+    yield store
+    await store.close()
+
+
+@pytest.mark.parametrize("pieces", range(6))
+async def test_what_a_crash_leaves_in_pieces_is_written_anew(
+    table: FaqTable, tmp_path: Path, cut: Cut, pieces: int
+) -> None:
+    before = {f"q{number}": "1" for number in range(3 * PIECE)}
+    after = {f"q{number}": "2" for number in range(PIECE // 2, 3 * PIECE)}
+    one = faq(tmp_path / "1.yaml", **before)
+    await answers(table, one)
+    version, state, text = await table.version(), one.stat(), one.read_bytes()
+    faq(one, **after)
+    cut.left = pieces
+    with pytest.raises(StoreError):
+        await sync(FaqTable(cut), [one])
+    assert await table.version() == version  # nobody takes over half of it
+    one.write_bytes(text)
+    os.utime(one, ns=(state.st_mtime_ns, state.st_mtime_ns))
+    assert await answers(table, one) == before
+    faq(one, **after)
+    assert await answers(table, one) == after
+    assert await table.version() != version
+
+
+async def test_only_what_differs_is_written_and_messages_are_taken_in_between(
+    table: FaqTable, tmp_path: Path, cut: Cut
+) -> None:
+    many = {f"q{number}": "1" for number in range(5 * PIECE)}
+    one = faq(tmp_path / "1.yaml", **many)
+    start = cut.left
+    await sync(FaqTable(cut), [one])
+    assert start - cut.left >= 5
+    stamps = await changes(cut)
+    faq(one, **many | {"q7": "2"})
+    assert await answers(FaqTable(cut), one) == many | {"q7": "2"}
+    assert len((await changes(cut)).items() - stamps.items()) == 1
+
+
+async def changes(store: Store) -> dict[str, float]:
+    """When each row was written."""
+    rows = await store.read(select(FaqEntryRow.id, FaqEntryRow.changed_at))
+    return {row.id: row.changed_at for row in rows}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import FileState, glance
+from bot.errors import StoreError
 from bot.store import Store
 from bot.store.migrations import upgrade
 from plugins.knowledge.plugin import plugin
@@ -134,3 +137,60 @@ async def test_a_file_that_vanishes_under_the_look_is_no_error(
     _, version = await source.load()
     monkeypatch.setattr("plugins.knowledge.sync.glance", vanish)
     assert await source.version() != version
+
+
+PIECE = 10
+
+
+class Cut(Store):
+    """A store that breaks off after some transactions, as a crash would."""
+
+    left = 10**6
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        self.left -= 1
+        if self.left < 0:
+            raise StoreError("cut")
+        async with super().session() as session:
+            yield session
+
+
+@pytest.fixture
+async def cut(table: KnowledgeTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cut]:
+    monkeypatch.setattr("plugins.knowledge.tables.PAGE", PIECE)
+    store = Cut(f"sqlite+aiosqlite:///{tmp_path / 'kb.db'}")
+    yield store
+    await store.close()
+
+
+@pytest.mark.parametrize("pieces", range(5))
+@pytest.mark.parametrize("known", [False, True])
+async def test_what_a_crash_leaves_of_a_long_document_is_written_anew(
+    table: KnowledgeTable, docs: Path, cut: Cut, pieces: int, known: bool
+) -> None:
+    file = docs / "c.md"
+    file.write_text(long_document("old", 2 * PIECE + 5) if known else "")
+    await sync(table, [docs])
+    old, new = await texts(table), [f"new {number}" for number in range(2 * PIECE + 3)]
+    version, state, text = await table.version(), file.stat(), file.read_bytes()
+    change(file, long_document("new", len(new)))
+    cut.left = pieces
+    with pytest.raises(StoreError):
+        await sync(KnowledgeTable(cut), [docs])
+    assert await table.version() == version  # nobody takes over half of it
+    file.write_bytes(text)
+    os.utime(file, ns=(state.st_mtime_ns, state.st_mtime_ns))
+    await sync(table, [docs])
+    assert await texts(table) == old
+    change(file, long_document("new", len(new)))
+    await sync(table, [docs])
+    assert (await texts(table))[3:] == new
+    assert await table.version() != version
+    file.unlink()
+    await sync(table, [docs])
+    assert await texts(table) == old[:3]
+
+
+def long_document(word: str, sections: int) -> str:
+    return "# L\n" + "".join(f"## {number}\n{word} {number}\n" for number in range(sections))
