@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 
 class ModelError(Exception):
-    """A model could not answer: its server is gone, refused, or broke off."""
+    """A model cannot be loaded or could not answer; names the file and tensor at fault, and says what to do."""
 
-    def __init__(self, problem: str) -> None:
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: Path | None = None,
+        tensor: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
         self.problem = problem
+        self.file = file
+        self.tensor = tensor
+        self.remedy = remedy
         super().__init__(problem)
+
+    def __str__(self) -> str:
+        text = ": ".join(str(part) for part in (self.file, self.tensor, self.problem) if part is not None)
+        return f"{text}; {self.remedy}" if self.remedy else text
 
 
 class ModelBusy(ModelError):

@@ -1,0 +1,154 @@
+"""The configuration of a first-generation ChatGLM, under the names of its config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from model.types import ModelError
+
+IMAGE_TOKENS = 20_000
+"""Rows in front of the vocabulary of checkpoints from before 2023-04-06; never used by text."""
+EARLY_IDS = ("bos_token_id", "eos_token_id", "mask_token_id", "gmask_token_id", "pad_token_id")
+CONFIG_NAME = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatGLMConfig:
+    """Sizes and special ids; the defaults are those of ChatGLM-6B with its slim vocabulary.
+
+    The defaults inside the published config class are those of the early vocabulary: ids always come from
+    config.json (spec/chatglm-6b.md, section 1).
+    """
+
+    vocab_size: int = 130_528
+    hidden_size: int = 4_096
+    num_layers: int = 28
+    num_attention_heads: int = 32
+    inner_hidden_size: int = 16_384
+    layernorm_epsilon: float = 1e-5
+    max_sequence_length: int = 2_048
+    position_encoding_2d: bool = True
+    bos_token_id: int = 130_004
+    eos_token_id: int = 130_005
+    mask_token_id: int = 130_000
+    gmask_token_id: int = 130_001
+    pad_token_id: int = 3
+    pre_seq_len: int | None = None
+    prefix_projection: bool = False
+
+    @property
+    def head_size(self) -> int:
+        """Columns of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def is_early(self) -> bool:
+        """Whether image tokens stand in front of the vocabulary."""
+        return self.pad_token_id >= IMAGE_TOKENS
+
+    @property
+    def kv_values_per_token(self) -> int:
+        """Numbers that one token leaves in the KV cache."""
+        return 2 * self.num_layers * self.hidden_size
+
+    def slim(self) -> ChatGLMConfig:
+        """The same without image tokens."""
+        if not self.is_early:
+            return self
+        ids = {name: getattr(self, name) - IMAGE_TOKENS for name in EARLY_IDS}
+        return replace(self, vocab_size=self.vocab_size - IMAGE_TOKENS, **ids)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json says, with the keys by which the first generation is known."""
+        return {"model_type": "chatglm", "architectures": ["ChatGLMModel"], **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], file: Path | None = None) -> ChatGLMConfig:
+        """Check and take the known keys. Raises ModelError that names the key."""
+        known: dict[str, Any] = {}
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "bos_token_id"):
+            known[name] = _whole(data, name, file)
+        bos = known["bos_token_id"]
+        # before April 2023 config.json named neither the mask tokens nor the padding
+        usual = {
+            "inner_hidden_size": 4 * known["hidden_size"],
+            "max_sequence_length": 2_048,
+            "eos_token_id": bos + 1,
+            "mask_token_id": bos - 4,
+            "gmask_token_id": bos - 3,
+            "pad_token_id": 3 + IMAGE_TOKENS if bos == 150_004 else 3,
+        }
+        for name, value in usual.items():
+            known[name] = _whole(data, name, file) if data.get(name) is not None else value
+        if data.get("pre_seq_len") is not None:
+            known["pre_seq_len"] = _whole(data, "pre_seq_len", file)
+        epsilon = data.get("layernorm_epsilon", 1e-5)
+        if not isinstance(epsilon, float | int) or not 0 < epsilon < 1:
+            raise _wrong("layernorm_epsilon", epsilon, file)
+        known["layernorm_epsilon"] = float(epsilon)
+        for name, flag in (("position_encoding_2d", True), ("prefix_projection", False)):
+            known[name] = bool(data.get(name, flag))
+        config = cls(**known)
+        config._check(file)
+        return config
+
+    @classmethod
+    def read(cls, folder: Path) -> ChatGLMConfig:
+        """The configuration of a checkpoint's folder. Raises ModelError."""
+        return cls.from_dict(read_config(folder), folder / CONFIG_NAME)
+
+    def _check(self, file: Path | None) -> None:
+        if self.hidden_size % (4 * self.num_attention_heads):
+            raise ModelError(
+                f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads"
+                " of a multiple of 4",
+                file=file,
+                remedy="use the config.json that came with the weights",
+            )
+        for name in EARLY_IDS:
+            if getattr(self, name) >= self.vocab_size:
+                raise ModelError(
+                    f"{name} {getattr(self, name)} lies outside the vocabulary of {self.vocab_size}:"
+                    " two generations of the vocabulary are mixed",
+                    file=file,
+                    remedy="use the config.json that came with the weights",
+                )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder, of whatever model. Raises ModelError."""
+    file = folder / CONFIG_NAME
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            "there is no config.json",
+            file=folder,
+            remedy="name the folder that holds config.json and weights",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot be read: {error}", file=file, remedy="download it again") from None
+    if not isinstance(data, dict):
+        raise ModelError("is not a JSON object", file=file, remedy="download it again")
+    return data
+
+
+def is_first_generation(data: Mapping[str, Any]) -> bool:
+    """Whether a config.json is a first-generation ChatGLM's, told by its own keys."""
+    return "inner_hidden_size" in data or "position_encoding_2d" in data
+
+
+def _whole(data: Mapping[str, Any], name: str, file: Path | None) -> int:
+    value = data.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < (1 if "token_id" not in name else 0):
+        raise _wrong(name, value, file)
+    return value
+
+
+def _wrong(name: str, value: object, file: Path | None) -> ModelError:
+    problem = f"the key {name} is missing" if value is None else f"{name} cannot be {value!r}"
+    return ModelError(problem, file=file, remedy="use the config.json that came with the weights")

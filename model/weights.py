@@ -1,0 +1,50 @@
+"""The parameters of a ChatGLM, each as stored: float tensors or quantised integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+from model.quantize import QuantizedWeight
+
+Matrix: TypeAlias = Tensor | QuantizedWeight
+"""[out, in], in float or quantised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x W^T + b; weight [out, in], bias [out]."""
+
+    weight: Matrix
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """The affine part of a LayerNorm, each [hidden]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One layer, under the names of the state dict; query_key_value has its rows interleaved per head."""
+
+    input_layernorm: Norm
+    query_key_value: Linear
+    dense: Linear
+    post_attention_layernorm: Norm
+    dense_h_to_4h: Linear
+    dense_4h_to_h: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All parameters; the output matrix is the embedding (tied)."""
+
+    word_embeddings: Matrix
+    blocks: tuple[Block, ...]
+    final_layernorm: Norm
