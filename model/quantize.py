@@ -6,11 +6,14 @@ A quantised weight is (q - zero) * scale, one scale for `group_size` neighbourin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from model.types import ModelError
 
 OFFSET = 8
 """What is added to an INT4 value before it is stored: 0..15 stands for -8..7."""
@@ -20,8 +23,9 @@ OFFSET = 8
 class QuantizedWeight:
     """A matrix [out, in] of integers with scales.
 
-    packed: bits 8: int8 [out, in]; bits 4: uint8 [out, ceil(in / 2)], value + 8, even column in the low nibble.
-    scale: [out, groups], groups = ceil(in / group_size), float16 or float32; zero: the same shape or None.
+    packed: bits 8: int8 [out, in]; bits 4: uint8 [out, ceil(in / 2)], value + 8, even column in low nibble.
+    scale: [out, groups], groups = ceil(in / group_size), float16 or float32; zero: the same shape or None,
+    in units of the integers -8..7 (not of the stored 0..15).
     """
 
     bits: Literal[4, 8]
@@ -64,5 +68,81 @@ def pack_int4(values: Tensor) -> Tensor:
 
 def unpack_int4(packed: Tensor, in_features: int) -> Tensor:
     """The inverse of `pack_int4`: int8 [out, in_features]."""
-    codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1)[:, :in_features]
-    return codes.to(torch.int8) - OFFSET
+    pairs = packed.to(torch.int16)  # both nibbles of a byte are spread over the two bytes of a pair
+    pairs |= pairs << 4
+    pairs &= 0x0F0F
+    codes = pairs.view(torch.int8)
+    codes -= OFFSET
+    return codes[:, :in_features]
+
+
+def dequantize(weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix [out, in]: the float32 product of scale and integer, then rounded to `dtype`.
+
+    With scales of float16 and no zero-points the product is exact, so float16 is rounded once only.
+    """
+    values = weight.integers().to(torch.float32)
+    zero = None if weight.zero is None else weight.zero.to(torch.float32).unsqueeze(2)
+    scale = weight.scale.to(torch.float32).unsqueeze(2)
+    for groups, columns in _by_group(values, weight.group_size):
+        if zero is not None:
+            groups -= zero[:, columns]
+        groups *= scale[:, columns]
+    return values.to(dtype)
+
+
+def _by_group(matrix: Tensor, group_size: int) -> Iterator[tuple[Tensor, slice]]:
+    """Views [out, groups, width] of the whole groups and of a short last one, each with its groups' numbers."""
+    whole, rest = divmod(matrix.shape[1], group_size)
+    if whole:
+        yield matrix[:, : whole * group_size].unflatten(1, (whole, group_size)), slice(0, whole)
+    if rest:
+        yield matrix[:, whole * group_size :].unsqueeze(1), slice(whole, whole + 1)
+
+
+# -- the published form: spec/chatglm-6b.md, quantization ------------------------------------
+
+
+def import_thudm_int4(weight_int8: Tensor, scale: Tensor | None = None) -> Tensor:
+    """The integers of a published INT4 matrix, int8 [out, in], from int8 [out, in / 2].
+
+    The even column is the high nibble, in two's complement; `scale` plays no part.
+    """
+    return torch.stack((weight_int8 >> 4, (weight_int8 << 4) >> 4), dim=-1).flatten(1)
+
+
+def from_thudm(
+    weight_int8: Tensor, scale: Tensor, bits: Literal[4, 8], name: str | None = None
+) -> QuantizedWeight:
+    """A published matrix, int8 [out, in] or [out, in / 2], with its scales [out], to the bit.
+
+    Raises ModelError, naming the tensor `name`, where dtype or shape is not as published.
+    """
+    if weight_int8.dtype != torch.int8 or weight_int8.ndim != 2:
+        raise ModelError(f"{_shown(weight_int8)} instead of an int8 matrix", tensor=name)
+    if not scale.is_floating_point() or scale.shape != weight_int8.shape[:1]:
+        raise ModelError(f"scales {_shown(scale)} do not fit a matrix {_shown(weight_int8)}", tensor=name)
+    packed = weight_int8
+    if bits == 4:
+        codes = weight_int8.view(torch.uint8) ^ 0x88  # in each nibble, from two's complement to value + 8
+        packed = (codes >> 4) | (codes << 4)
+    in_features = weight_int8.shape[1] * 8 // bits
+    return QuantizedWeight(bits, in_features, in_features, packed, scale.unsqueeze(1))
+
+
+def quantize_thudm(weight: Tensor, bits: Literal[4, 8]) -> tuple[Tensor, Tensor]:
+    """A matrix as published: int8 [out, in] or [out, in / 2] and float16 scales [out], in float16 arithmetic.
+
+    The reference divides 0 by 0 in a row of zeros; here its integers and scale are 0. INT4 needs an even width.
+    """
+    half = weight.to(torch.float16)
+    scale = half.abs().amax(dim=1) / (2 ** (bits - 1) - 1)
+    values = torch.round(half / scale.unsqueeze(1)).nan_to_num_(nan=0.0).to(torch.int8)
+    if bits == 4:
+        values = (values[:, 0::2] << 4) | (values[:, 1::2] & 15)
+    return values, scale
+
+
+def _shown(tensor: Tensor) -> str:
+    """Dtype and shape, for a message."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

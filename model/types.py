@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 
 class ModelError(Exception):
-    """A model cannot be loaded or could not answer; names the file and tensor at fault, and says what to do."""
+    """A model cannot be loaded or cannot answer; names the file and tensor at fault, and the remedy."""
 
     def __init__(
         self,
