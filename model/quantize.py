@@ -60,10 +60,11 @@ class QuantizedWeight:
 
 def pack_int4(values: Tensor) -> Tensor:
     """int8 [out, in] in -8..7 to uint8 [out, ceil(in / 2)]; an odd last column is padded with zero."""
-    codes = (values + OFFSET).to(torch.uint8)
+    codes = values + OFFSET
     if codes.shape[1] % 2:
         codes = torch.nn.functional.pad(codes, (0, 1), value=OFFSET)
-    return codes[:, 0::2] | (codes[:, 1::2] << 4)
+    pairs = codes.contiguous().view(torch.int16)
+    return (pairs | (pairs >> 4)).to(torch.uint8)
 
 
 def unpack_int4(packed: Tensor, in_features: int) -> Tensor:
@@ -92,10 +93,10 @@ def dequantize(weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> T
 
 
 def _by_group(matrix: Tensor, group_size: int) -> Iterator[tuple[Tensor, slice]]:
-    """Views [out, groups, width] of the whole groups and of a short last one, each with its groups' numbers."""
+    """Views [out, groups, width] of the whole groups and of a short last one, and which groups they are."""
     whole, rest = divmod(matrix.shape[1], group_size)
     if whole:
-        yield matrix[:, : whole * group_size].unflatten(1, (whole, group_size)), slice(0, whole)
+        yield matrix[:, : whole * group_size].view(-1, whole, group_size), slice(0, whole)
     if rest:
         yield matrix[:, whole * group_size :].unsqueeze(1), slice(whole, whole + 1)
 
@@ -131,9 +132,10 @@ def from_thudm(
 
 
 def quantize_thudm(weight: Tensor, bits: Literal[4, 8]) -> tuple[Tensor, Tensor]:
-    """A matrix as published: int8 [out, in] or [out, in / 2] and float16 scales [out], in float16 arithmetic.
+    """A matrix as published: int8 [out, in] or [out, in / 2], and float16 scales [out].
 
-    The reference divides 0 by 0 in a row of zeros; here its integers and scale are 0. INT4 needs an even width.
+    To the bit what the reference makes of float16 weights, but for rows of zeros, where it divides 0 by 0:
+    here their integers and scale are 0. INT4 needs an even width.
     """
     half = weight.to(torch.float16)
     scale = half.abs().amax(dim=1) / (2 ** (bits - 1) - 1)
