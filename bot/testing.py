@@ -30,6 +30,7 @@ class FakeModel:
     """A ChatModel that answers from a function, piece by piece."""
 
     name = "fake"
+    max_context = 2048
 
     def __init__(self, answer: Callable[[str], Iterable[str]]) -> None:
         self.prompts: list[tuple[str, list[Turn]]] = []

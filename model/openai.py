@@ -40,6 +40,9 @@ class Settings(Protocol):
     def api_key(self) -> SecretStr | None: ...
 
     @property
+    def max_context(self) -> int: ...
+
+    @property
     def max_new_tokens(self) -> int: ...
 
 
@@ -47,7 +50,11 @@ def create(settings: Settings) -> OpenAIModel:
     """The model of `model.backend: openai`; nothing is asked of the server before the first question."""
     key = settings.api_key.get_secret_value() if settings.api_key else None
     return OpenAIModel(
-        settings.base_url or "", settings.name or "", api_key=key, max_new_tokens=settings.max_new_tokens
+        settings.base_url or "",
+        settings.name or "",
+        api_key=key,
+        max_context=settings.max_context,
+        max_new_tokens=settings.max_new_tokens,
     )
 
 
@@ -60,12 +67,14 @@ class OpenAIModel:
         name: str,
         *,
         api_key: str | None = None,
+        max_context: int = 2048,
         max_new_tokens: int = 512,
         silence: float = SILENCE,
     ) -> None:
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._name = name
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._max_context = max_context
         self._max_new_tokens = max_new_tokens
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN, sock_read=silence)
         self._client: aiohttp.ClientSession | None = None
@@ -74,6 +83,11 @@ class OpenAIModel:
     def name(self) -> str:
         """The model's name on the server."""
         return self._name
+
+    @property
+    def max_context(self) -> int:
+        """As configured: servers do not tell."""
+        return self._max_context
 
     def count_tokens(self, text: str) -> int:
         """An estimate: one for each CJK character, one for four others."""

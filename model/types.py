@@ -75,6 +75,11 @@ class ChatModel(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def max_context(self) -> int:
+        """Tokens of prompt and answer together."""
+        ...
+
     def count_tokens(self, text: str) -> int: ...
 
     def chat(
@@ -82,7 +87,7 @@ class ChatModel(Protocol):
     ) -> AsyncIterator[Delta]:
         """Stream the answer to `query`; `user` is the key of fairness. Raises ModelBusy and ModelError.
 
-        Closing the iterator gives the request up.
+        A delta's text may be empty: that is a sign of life. Closing the iterator gives the request up.
         """
         ...
 

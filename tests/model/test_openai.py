@@ -27,6 +27,7 @@ class Settings:
     base_url: str | None
     name: str | None = "glm"
     api_key: SecretStr | None = None
+    max_context: int = 1024
     max_new_tokens: int = 512
 
 
@@ -151,7 +152,7 @@ async def test_giving_up_closes_the_request(serve: Serve) -> None:
 
 def test_it_is_made_from_the_configuration() -> None:
     model = create(Settings("http://127.0.0.1:1/v1", api_key=SecretStr("k")))
-    assert model.name == "glm"
+    assert (model.name, model.max_context) == ("glm", 1024)
     assert model.count_tokens("你好，world!") == 5
     assert model.count_tokens("") == 0
 
