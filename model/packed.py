@@ -1,0 +1,208 @@
+"""The project's packed file: a safetensors file with metadata, written once and memory-mapped.
+
+Tensors bear the names of the published state dict. A quantised matrix NAME.weight lies as NAME.weight
+(integers), NAME.weight_scale [out, groups] and, with zero-points, NAME.weight_zero. Metadata (strings):
+format, version, layout, config and scheme (JSON), source (fingerprint) and whatever else the writer notes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.checkpoint import EMBEDDINGS, is_linear, tensor_shapes
+from model.config import ChatGLMConfig
+from model.lfs import refuse_pointer
+from model.quantize import QuantizedWeight
+from model.types import ModelError
+from model.weights import Matrix
+
+FILE_NAME = "glmbot.safetensors"
+FORMAT = "glmbot-packed"
+VERSION = 1
+LAYOUT = "rows"
+"""Integers row after row as in `QuantizedWeight`; orders for particular devices get tags of their own."""
+
+DTYPES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+_FLOATS = ("F32", "F16", "BF16")
+_CONVERT = "convert the model again with `glmbot model convert`"
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How the matrices are stored.
+
+    bits: of the four linears of every block (None: floats); group_size: columns that share a scale (None: a
+    whole row); zero: with zero-points; head_bits: of the tied embedding, one scale per row (None: floats).
+    """
+
+    bits: Literal[4, 8] | None = 4
+    group_size: int | None = 64
+    zero: bool = False
+    head_bits: Literal[8] | None = 8
+
+    def __str__(self) -> str:
+        if self.bits is None:
+            return "floats"
+        group = "per row" if self.group_size is None else f"group {self.group_size}"
+        head = "floats" if self.head_bits is None else f"INT{self.head_bits}"
+        return f"INT{self.bits} {group}{', zero-points' if self.zero else ''}, embedding {head}"
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Scheme:
+        """The inverse of `asdict`. Raises TypeError and ValueError."""
+        scheme = cls(**data)
+        group = scheme.group_size
+        if (
+            scheme.bits not in (4, 8, None)
+            or scheme.head_bits not in (8, None)
+            or not (group is None or group > 0)
+        ):
+            raise ValueError(f"no such scheme: {data}")
+        return scheme
+
+    def of(self, name: str, columns: int) -> tuple[Literal[4, 8] | None, int, bool]:
+        """Bits, columns per scale and whether zero-points exist, for one matrix."""
+        if name == EMBEDDINGS:
+            return self.head_bits, columns, False
+        return self.bits, self.group_size or columns, self.zero
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Type and shape of a stored tensor; dtype None: any float."""
+
+    dtype: torch.dtype | None
+    shape: tuple[int, ...]
+
+    def nbytes(self, float_dtype: torch.dtype) -> int:
+        """Bytes, if floats are stored as `float_dtype`."""
+        return math.prod(self.shape) * (self.dtype or float_dtype).itemsize
+
+
+Specs: TypeAlias = dict[str, TensorSpec]
+
+
+def tensor_specs(config: ChatGLMConfig, scheme: Scheme) -> dict[str, Specs]:
+    """For every parameter, by its official name, the tensors that store it."""
+    specs = {}
+    for name, shape in tensor_shapes(config).items():
+        is_matrix = name == EMBEDDINGS or is_linear(name)
+        specs[name] = _matrix_specs(name, shape, scheme) if is_matrix else {name: TensorSpec(None, shape)}
+    return specs
+
+
+def _matrix_specs(name: str, shape: tuple[int, ...], scheme: Scheme) -> Specs:
+    out, columns = shape
+    bits, group_size, zero = scheme.of(name, columns)
+    if bits is None:
+        return {name: TensorSpec(None, (out, columns))}
+    packed = TensorSpec(torch.int8, (out, columns))
+    if bits == 4:
+        packed = TensorSpec(torch.uint8, (out, math.ceil(columns / 2)))
+    groups = TensorSpec(None, (out, math.ceil(columns / group_size)))
+    specs = {name: packed, f"{name}_scale": groups}
+    return specs | {f"{name}_zero": groups} if zero else specs
+
+
+class Packed:
+    """An open packed file; every tensor it gives is a view of the mapped file, no copy."""
+
+    def __init__(self, file: Path, handle: Any) -> None:
+        self.file = file
+        self._handle = handle
+        self.metadata: dict[str, str] = handle.metadata() or {}
+        if self.metadata.get("format") != FORMAT:
+            raise ModelError("is no packed file of glmbot", file=file, remedy=_CONVERT)
+        version, layout = self.metadata.get("version", ""), self.metadata.get("layout")
+        if version != str(VERSION) or layout != LAYOUT:
+            problem = f"has version {version!r} and layout {layout!r}, which this glmbot does not know"
+            raise ModelError(problem, file=file, remedy=f"update glmbot, or {_CONVERT}")
+        try:
+            self.config = ChatGLMConfig.from_dict(json.loads(self.metadata["config"]), file)
+            self.scheme = Scheme.from_dict(json.loads(self.metadata["scheme"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"has damaged metadata: {error!r}", file=file, remedy=_CONVERT) from None
+        self._check()
+
+    @classmethod
+    def open(cls, path: Path) -> Packed:
+        """Open a file, or the one in a folder, and check every tensor's type and shape. Raises ModelError."""
+        file = path / FILE_NAME if path.is_dir() else path
+        try:
+            refuse_pointer(file)
+            handle = safe_open(file, framework="pt")
+        except FileNotFoundError:
+            raise ModelError("there is no such file", file=file, remedy=_CONVERT) from None
+        except (OSError, SafetensorError) as error:
+            problem = f"is truncated or damaged ({error})"
+            raise ModelError(problem, file=file, remedy=f"copy it anew, or {_CONVERT}") from None
+        return cls(file, handle)
+
+    def _check(self) -> None:
+        names = set(self._handle.keys())
+        parameters = tensor_specs(self.config, self.scheme)
+        for name, spec in (spec for specs in parameters.values() for spec in specs.items()):
+            if name not in names:
+                raise ModelError("is missing", file=self.file, tensor=name, remedy=_CONVERT)
+            stored = self._handle.get_slice(name)
+            dtype, shape = stored.get_dtype(), tuple(stored.get_shape())
+            right = dtype in _FLOATS if spec.dtype is None else dtype == DTYPES[spec.dtype]
+            if shape != spec.shape or not right:
+                wanted = "float" if spec.dtype is None else DTYPES[spec.dtype]
+                problem = f"is {dtype} {list(shape)}, not {wanted} {list(spec.shape)}"
+                raise ModelError(problem, file=self.file, tensor=name, remedy=_CONVERT)
+
+    @property
+    def names(self) -> list[str]:
+        """Every stored tensor."""
+        return list(self._handle.keys())
+
+    def read(self, name: str) -> Tensor:
+        """A stored tensor, mapped. The file may be replaced meanwhile, but not changed in place."""
+        tensor: Tensor = self._handle.get_tensor(name)
+        return tensor
+
+    def matrix(self, name: str) -> Matrix:
+        """The matrix `name` (ends in .weight), in floats or quantised as stored."""
+        stored = self.read(name)
+        columns = tensor_shapes(self.config)[name][1]
+        bits, group_size, zero = self.scheme.of(name, columns)
+        if bits is None:
+            return stored
+        points = self.read(f"{name}_zero") if zero else None
+        return QuantizedWeight(bits, group_size, columns, stored, self.read(f"{name}_scale"), points)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a path is a packed file or a folder that holds one (in whatever state it is)."""
+    if path.is_dir():
+        return (path / FILE_NAME).exists()
+    return path.name == FILE_NAME or _metadata(path).get("format") == FORMAT
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, empty if it is none; reads the header only."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > 100_000_000 or stream.read(1) != b"{":
+                return {}
+            header = json.loads(b"{" + stream.read(length - 1))
+        metadata = header.get("__metadata__", {})
+    except (OSError, ValueError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
