@@ -34,6 +34,7 @@ class FakeModel:
 
     def __init__(self, answer: Callable[[str], Iterable[str]]) -> None:
         self.prompts: list[tuple[str, list[Turn]]] = []
+        self.params: list[GenerationParams] = []
         self._answer = answer
 
     def count_tokens(self, text: str) -> int:
@@ -47,6 +48,7 @@ class FakeModel:
         from model.types import Delta
 
         self.prompts.append((query, list(history)))
+        self.params.append(params)
         for piece in self._answer(query):
             yield Delta(piece)
         yield Delta("", finish="stop")

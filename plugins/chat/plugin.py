@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import structlog
+from pydantic import BaseModel, Field
 
 from bot import Message, ModelBusy, ModelError, Plugin, Session, Stream, to_me
 from model.types import ChatModel, GenerationParams, Turn
 
 log = structlog.get_logger(__name__)
-plugin = Plugin("chat", help="talks to the language model")
+
+
+class Config(BaseModel, extra="forbid"):
+    """How freely the model speaks: at temperature 0 it always says what is likeliest."""
+
+    temperature: float = Field(0.95, strict=True, ge=0, le=2)
+    top_p: float = Field(0.7, strict=True, gt=0, le=1)
+
+
+plugin = Plugin("chat", config=Config, help="talks to the language model")
 
 
 @plugin.message(to_me, priority=80)
-async def talk(message: Message, session: Session, model: ChatModel | None) -> Stream | None:
+async def talk(
+    message: Message, session: Session, config: Config, model: ChatModel | None
+) -> Stream | str | None:
     """The model's answer to what nothing else answered, the talk so far in mind."""
     if model is None or not message.text.strip():
         return None
-    return Stream(_generate(model, message.text, await session.history(), session), feedback=True)
+    size = await asyncio.to_thread(model.count_tokens, message.text)
+    if size > (room := model.max_context // 2):  # the other half is for the answer and for earlier rounds
+        return session.text("too_long", limit=len(message.text) * room // size)
+    params = GenerationParams(temperature=config.temperature, top_p=config.top_p)
+    history = await session.history()
+    return Stream(_generate(model, message.text, history, params, session), feedback=True)
 
 
 @plugin.command("clear", "清空", help="command_clear")
@@ -28,12 +46,12 @@ async def clear(session: Session) -> str:
 
 
 async def _generate(
-    model: ChatModel, question: str, history: Sequence[Turn], session: Session
+    model: ChatModel, question: str, history: Sequence[Turn], params: GenerationParams, session: Session
 ) -> AsyncIterator[str]:
     """The model's words; says so when it is away or breaks off. Raises ModelBusy."""
     said = False
     try:
-        async for delta in model.chat(question, history, GenerationParams(), user=session.key):
+        async for delta in model.chat(question, history, params, user=session.key):
             said = said or bool(delta.text.strip())
             yield delta.text
     except ModelBusy:

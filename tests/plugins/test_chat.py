@@ -75,3 +75,19 @@ async def test_an_answer_that_breaks_off_keeps_what_was_said(bot: BotTester) -> 
     text = (await bot.with_model(answer).private().say("你好")).text
     assert text.startswith("半句")
     assert "打断" in text
+
+
+async def test_a_question_longer_than_the_model_can_read_is_answered_with_the_limit(bot: BotTester) -> None:
+    user = bot.with_model(lambda question: ["ok"]).private()
+    assert bot.model is not None
+    half = bot.model.max_context // 2
+    assert (await user.say("长" * half)).text == "ok"
+    assert f"{half} 字以内" in (await user.say("长" * (half + 1))).text
+
+
+async def test_how_freely_the_model_speaks_can_be_set(bot_tester: BotTester) -> None:
+    user = bot_tester.use(plugin, temperature=0.0, top_p=0.5).with_model(lambda question: ["ok"]).private()
+    await user.say("你好")
+    assert bot_tester.model is not None
+    [params] = bot_tester.model.params
+    assert (params.temperature, params.top_p) == (0.0, 0.5)
