@@ -79,7 +79,7 @@ class LiveText:
                 async for chunk in source:
                     self._text += chunk
                     on_chunk()
-                    if self._text.strip():
+                    if chunk and self._text.strip():
                         self._news.set()
         finally:
             self._whole = True

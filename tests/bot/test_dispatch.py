@@ -314,17 +314,20 @@ async def test_what_was_said_before_a_crash_is_not_said_again(bot_tester: BotTes
 
 async def test_streamed_answers_are_shown_while_they_grow(bot_tester: BotTester) -> None:
     plugin = Plugin("p")
-    seen = bot_tester.connector.seen
+    shown: list[str] = []
 
     @plugin.message()
     async def stream(message: Message) -> AsyncIterator[str]:
         yield "一"
-        await seen.wait()
+        await bot_tester.connector.seen.wait()
+        yield ""  # only a sign of life: nothing to show
+        await asyncio.sleep(0.01)
+        shown.extend(bot_tester.connector.shown)
         yield "二"
 
     bot_tester.use(plugin)
     assert (await bot_tester.private().say("数")).text == "一二"
-    assert bot_tester.connector.shown[0] == "一"
+    assert shown == ["一"]
 
 
 async def test_a_stream_with_extras(bot_tester: BotTester) -> None:
