@@ -7,12 +7,12 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from bot.backend import load_model
 from bot.background import Background
 from bot.catalogue import Catalogue
 from bot.config import (
@@ -26,7 +26,7 @@ from bot.config import (
 from bot.connectors.base import Connector
 from bot.desk import Desk
 from bot.dispatch import Dispatch, Place
-from bot.errors import BotError, ConfigError, StoreError
+from bot.errors import BotError, ConfigError, ModelError, StoreError
 from bot.inject import Call, Injector
 from bot.loader import Plugins, Program, compile_program, load_plugins, start_plugins, stop_plugins
 from bot.metrics import Metrics
@@ -46,7 +46,6 @@ from model.types import ChatModel
 
 log = structlog.get_logger(__name__)
 DRAIN_SECONDS = 25.0
-MODELS = "glmbot.models"
 
 
 class App:
@@ -69,6 +68,7 @@ class App:
         self.store = Store(self.config.store.url, synchronous=self.config.store.synchronous)
         self.history = History(self.store)
         self.ready = False
+        self._model_problem = ""
         self._loaded = loaded
         self._given = connectors
         self._serve = serve
@@ -241,7 +241,7 @@ class App:
         report = {
             "state": state,
             "store": store,
-            "model": {"state": "ok", "name": self.model.name} if self.model else {"state": "extractive"},
+            "model": self._model_state(),
             "connectors": {
                 item.name: {"type": item.kind, "state": item.status.state, "detail": item.status.detail}
                 for item in self.connectors
@@ -252,6 +252,13 @@ class App:
             },
         }
         return self.ready and store["state"] == "ok", report
+
+    def _model_state(self) -> dict[str, str]:
+        if self.model is not None:
+            return {"state": "ok", "name": self.model.name}
+        if self._model_problem:
+            return {"state": "failed", "problem": self._model_problem}  # its file is in the log
+        return {"state": "extractive"}
 
     # -- building ---------------------------------------------------------------------------
 
@@ -317,20 +324,18 @@ class App:
                     self._plugins.drop(item.plugin.name, error.problem)
 
     async def _load_model(self) -> ChatModel | None:
-        """The configured model by the entry point named like its backend, None for extractive answers."""
-        settings = self.config.model
-        if settings.backend == "local" and settings.path is None:
-            return None
-        points = [point for point in entry_points(group=MODELS) if point.name == settings.backend]
-        if not points:
-            raise self._loaded.error(
-                ("model", "backend"),
-                f"this installation has no model backend {settings.backend!r}",
-                "set model.path to null for extractive answers",
-            )
-        create = await asyncio.to_thread(points[0].load)
-        model: ChatModel = await asyncio.to_thread(create, settings)
-        return model
+        """The configured model; None for extractive answers, also where it cannot be loaded."""
+        try:
+            return await asyncio.to_thread(load_model, self._loaded)
+        except ConfigError:
+            raise
+        except ModelError as error:
+            self._model_problem = error.problem
+            log.error("no model, answers are extractive", key="model.path", problem=str(error))
+        except Exception as error:
+            self._model_problem = type(error).__name__
+            log.exception("no model, answers are extractive", key="model.path")
+        return None
 
     async def _build_connectors(self) -> list[Connector]:
         key = await own_secret(self.store, "webchat")

@@ -15,14 +15,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
 
-from bot.app import MODELS, App
+from bot.app import App
+from bot.backend import examine_model, load_model
 from bot.config import (
     LoadedConfig,
     LogSettings,
@@ -33,7 +32,7 @@ from bot.config import (
     WebhookSettings,
     load_config,
 )
-from bot.errors import BotError, ConfigError, ConnectorError, StoreError
+from bot.errors import BotError, ConfigError, ConnectorError, ModelError, StoreError
 from bot.loader import Failure, Loaded, load_plugins
 from bot.logs import Redactor, configure_logging, secret_values
 from bot.retrieval import load_encoder
@@ -47,7 +46,6 @@ ANSWER_WITHIN = 10.0
 SKEW_NOTED, SKEW_HARMFUL = 10.0, 240.0  # signatures are good for 300 s
 OLDEST_SQLITE = (3, 35)  # RETURNING
 _MEND = "mend what it names"
-MODEL_PACKAGES = ("torch", "transformers", "sentencepiece", "safetensors", "huggingface_hub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,13 +239,16 @@ def _bind(settings: ServerSettings) -> None:
 
 
 async def _is_glmbot(settings: ServerSettings) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/healthz"
     try:
-        async with _session() as session, session.get(url) as response:
+        async with _session() as session, session.get(_local_url(settings, "/healthz")) as response:
             return response.headers.get("Server") == "glmbot"
     except (aiohttp.ClientError, OSError, TimeoutError):
         return False
+
+
+def _local_url(settings: ServerSettings, path: str) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{path}"
 
 
 # -- plugins, encoder, model ------------------------------------------------------------------
@@ -283,19 +284,34 @@ async def _encoder(loaded: LoadedConfig) -> list[Finding]:
 
 
 async def _model(loaded: LoadedConfig) -> list[Finding]:
+    """A running bot's model is not loaded a second time: both may not fit."""
     settings = loaded.config.model
     if settings.backend == "local" and settings.path is None:
         return [Finding("model", "ok", "no weights configured: answers are extractive")]
-    if settings.backend not in {point.name for point in entry_points(group=MODELS)}:
-        detail = f"this installation has no backend {settings.backend!r}"
-        return [Finding("model", "fail", detail, "set model.path to null for extractive answers")]
     if settings.backend == "openai":
         return (await _reach("model", settings.base_url or ""))[:1]
-    missing = [name for name in MODEL_PACKAGES if find_spec(name) is None]
-    if missing:
-        detail = f"not installed: {', '.join(missing)}"
-        return [Finding("model", "fail", detail, "run: pip install 'glmbot[model]'")]
-    return [Finding("model", "ok", f"{settings.path}, {settings.quantization} on {settings.device}")]
+    if await _is_glmbot(loaded.config.server):
+        return [await _running_model(loaded.config.server)]
+    began = time.monotonic()
+    try:
+        notices = await asyncio.to_thread(examine_model, loaded)
+        model = await asyncio.to_thread(load_model, loaded)
+    except ModelError as error:
+        return [Finding("model", "fail", str(error).removesuffix(f"; {error.remedy}"), error.remedy or _MEND)]
+    if model is None:
+        return []
+    await model.close()
+    detail = f"{model.name}, {settings.quantization}, loaded in {time.monotonic() - began:.1f} s"
+    return [Finding("model", "ok", detail), *(Finding("model", "ok", notice) for notice in notices)]
+
+
+async def _running_model(settings: ServerSettings) -> Finding:
+    async with _session() as session, session.get(_local_url(settings, "/readyz")) as response:
+        entry = (await response.json()).get("model", {})
+    detail = f"{entry.get('name') or entry.get('problem') or entry.get('state')}, says the running glmbot"
+    if entry.get("state") == "ok":
+        return Finding("model", "ok", detail)
+    return Finding("model", "fail", detail, "see its log; stop it and ask again for the whole story")
 
 
 # -- platforms --------------------------------------------------------------------------------

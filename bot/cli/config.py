@@ -21,7 +21,7 @@ def check(config: ConfigOption = None) -> None:
     """Check config.yaml, the plugins' settings and your texts, and show what results.
 
     References are filled in, defaults shown, secrets hidden. What is wrong is told with file, line and
-    remedy, exit code 2. A plugin that cannot be loaded is a warning.
+    remedy, exit code 2. A plugin or model that cannot be loaded is a warning.
     """
     import yaml
 
@@ -32,6 +32,7 @@ def check(config: ConfigOption = None) -> None:
     plugins = load_plugins(loaded)
     App(loaded, plugins=plugins, connectors=[], serve=False)  # checks the texts
     summary = _resolved(loaded, plugins)
+    _tell_about_model(loaded)
     typer.echo(yaml.safe_dump(summary, allow_unicode=True, sort_keys=False, width=110), nl=False)
     typer.echo(f"ok: {loaded.file or 'the built-in defaults, since there is no ./config.yaml'}", err=True)
 
@@ -46,6 +47,17 @@ def schema() -> None:
     from bot.config_schema import config_schema
 
     typer.echo(json.dumps(config_schema(), ensure_ascii=False, indent=2))
+
+
+def _tell_about_model(loaded: LoadedConfig) -> None:
+    from bot.backend import examine_model
+    from bot.errors import ModelError
+
+    try:
+        for notice in examine_model(loaded):
+            typer.echo(f"notice: model.path: {notice}", err=True)
+    except ModelError as error:
+        typer.echo(f"warning: model.path: answers will be extractive: {error}", err=True)
 
 
 def _resolved(loaded: LoadedConfig, plugins: Plugins) -> dict[str, Any]:

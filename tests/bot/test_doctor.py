@@ -203,15 +203,32 @@ async def test_a_model_that_cannot_be_loaded_here_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "weights").mkdir()
-    monkeypatch.setattr("bot.doctor.entry_points", lambda group: [])
+    monkeypatch.setattr("bot.backend.entry_points", lambda group: [])
     found = await findings(write(tmp_path, model={"path": "weights"}))
     assert states(found)["model"] == ["fail"]
-    local = type("Point", (), {"name": "local"})
-    monkeypatch.setattr("bot.doctor.entry_points", lambda group: [local])
-    monkeypatch.setattr("bot.doctor.find_spec", lambda name: None)
-    found = await findings(write(tmp_path, model={"path": "weights"}))
-    assert "torch" in found["model"][0].detail
-    assert "glmbot[model]" in found["model"][0].remedy
+
+
+@pytest.mark.parametrize(
+    ("entry", "state", "says"),
+    [
+        ({"state": "ok", "name": "chatglm-6b"}, "ok", "chatglm-6b"),
+        ({"state": "failed", "problem": "is cut off"}, "fail", "is cut off"),
+        ({"state": "extractive"}, "fail", "extractive"),
+    ],
+)
+async def test_a_running_bots_model_is_not_loaded_again(
+    tmp_path: Path, entry: dict[str, str], state: str, says: str
+) -> None:
+    async def alive(request: web.Request) -> web.Response:
+        return web.json_response({"model": entry}, headers={"Server": "glmbot"})
+
+    runner = await serve(web.get("/healthz", alive), web.get("/readyz", alive))
+    port = runner.addresses[0][1]
+    (tmp_path / "weights").mkdir()
+    found = await findings(write(tmp_path, server={"port": port}, model={"path": "weights"}))
+    await runner.cleanup()
+    assert states(found)["model"] == [state]
+    assert f"{says}, says the running glmbot" in found["model"][0].detail
 
 
 # -- platforms --------------------------------------------------------------------------------
