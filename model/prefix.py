@@ -103,7 +103,7 @@ def _check(state: dict[str, Tensor], projection: bool, config: ChatGLMConfig, pa
     wanted: dict[str, tuple[int, ...]] = {EMBEDDING: (hidden if projection else width,)}
     if projection:
         wanted |= dict(zip(PROJECTION, ((hidden, hidden), (hidden,), (width, hidden), (width,)), strict=True))
-    for name in wanted.keys() ^ state.keys():
+    for name in sorted(wanted.keys() ^ state.keys()):
         problem = "the tensor is missing" if name in wanted else "is no part of a P-Tuning v2 prefix"
         raise ModelError(problem, file=path, tensor=PREFIX + name, remedy="name the prefix's own checkpoint")
     for name, shape in wanted.items():

@@ -120,6 +120,10 @@ def test_one_token_always_survives(row: Tensor) -> None:
         assert row[probs.argmax()] == row.max()
 
 
+def test_of_equal_tokens_the_later_ones_stay() -> None:
+    assert probabilities(torch.zeros(4), top_p=0.5).tolist() == [0, 0, 0.5, 0.5]
+
+
 def test_a_temperature_near_zero_does_not_overflow() -> None:
     assert probabilities(torch.tensor([9.0, 30.0, 2.0]), 1e-44).tolist() == [0, 1, 0]
 
