@@ -36,10 +36,9 @@ class Index:
         self._writing = threading.Lock()
         self._snapshot = Snapshot(kind, [], self.encoder.dim)
 
-    @property
-    def threshold(self) -> float:
-        """The confidence from which an answer is given unless the operator sets another ("auto")."""
-        return self._constants.threshold
+    def threshold_for(self, text: str) -> float:
+        """The confidence from which a hit of `text` is an answer ("auto"): that of the script of `text`."""
+        return self._constants.of(_normalised(text)).threshold
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -67,7 +66,7 @@ class Index:
     def search(self, text: str, k: int = 5) -> list[Hit]:
         """Up to `k` entries, surest first; none for a text without words, unless it is an entry's."""
         snapshot = self._snapshot
-        normalised = without_courtesy(normalise_query(text))
+        normalised = _normalised(text)
         if k <= 0 or not snapshot.entries:
             return []
         exact = _exact(snapshot, text)
@@ -153,6 +152,10 @@ class Index:
                 next_fit *= 4
             if progress is not None:
                 progress(done, total)
+
+
+def _normalised(text: str) -> str:
+    return without_courtesy(normalise_query(text))
 
 
 def _exact(snapshot: Snapshot, text: str) -> Hit | None:

@@ -50,6 +50,7 @@ class Calibration:
 
     `strangers`: mean score and mean nearness of entries that are not meant, for indexes with few rivals.
     `cohesion`: a usual one, for indexes in which no entry has similar questions.
+    `threshold`: the confidence from which at most a tenth of what has no answer would be answered.
     """
 
     ranking: Floats
@@ -57,15 +58,19 @@ class Calibration:
     bias: float
     strangers: tuple[float, float]
     cohesion: float
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
 class Constants:
     """What `constants.json` says about one kind of index."""
 
-    threshold: float
     cjk: Calibration
     latin: Calibration
+
+    def of(self, normalised: str) -> Calibration:
+        """The calibration of a query's script."""
+        return self.cjk if is_cjk(normalised) else self.latin
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ def load_constants(kind: str) -> Constants:
     """The fitted constants of `faq` or `knowledge`."""
     text = resources.files("bot.retrieval").joinpath("constants.json").read_text("utf-8")
     part = json.loads(text)[kind]
-    return Constants(part["threshold"], calibration(kind, part["cjk"]), calibration(kind, part["latin"]))
+    return Constants(calibration(kind, part["cjk"]), calibration(kind, part["latin"]))
 
 
 def calibration(kind: str, part: Mapping[str, Any]) -> Calibration:
@@ -94,6 +99,7 @@ def calibration(kind: str, part: Mapping[str, Any]) -> Calibration:
         float(part["bias"]),
         (float(part["strangers"]["score"]), float(part["strangers"]["nearness"])),
         float(part["cohesion"]),
+        float(part["threshold"]),
     )
 
 
@@ -192,7 +198,7 @@ class Scores:
 
 def rank(snapshot: Snapshot, normalised: str, vector: Floats, constants: Constants, k: int) -> list[Ranked]:
     """The `k` best entries, confidence falling; the script of the query chooses the calibration."""
-    chosen_by = constants.cjk if is_cjk(normalised) else constants.latin
+    chosen_by = constants.of(normalised)
     scores = Scores(snapshot, normalised, vector)
     fused = scores.fused(chosen_by.ranking)
     order = np.argsort(-fused, kind="stable")[:k]

@@ -113,8 +113,6 @@ async def _export(config: Path | None, out: Path | None, format: Format | None) 
 
 
 async def _test(question: str | None, file: Path | None, config: Path | None) -> int:
-    from plugins.faq.plugin import threshold
-
     cases: list[tuple[str, str | None]] = [] if question is None else [(question, None)]
     if file is not None:
         cases += await asyncio.to_thread(_read_cases, file)
@@ -124,12 +122,11 @@ async def _test(question: str | None, file: Path | None, config: Path | None) ->
         return 0
     index = work.index()
     await asyncio.to_thread(_fill, index, entries)
-    least = threshold(index, settings)
     failed = 0
     for text, expected in cases:
-        failed += not await asyncio.to_thread(_show, index, least, text, expected, len(cases) == 1)
+        failed += not await asyncio.to_thread(_show, index, settings, text, expected, len(cases) == 1)
     if len(cases) > 1:
-        typer.echo(f"{len(cases) - failed} of {len(cases)} as expected (threshold {least:.2f})")
+        typer.echo(f"{len(cases) - failed} of {len(cases)} as expected")
     return 1 if failed else 0
 
 
@@ -196,9 +193,11 @@ def _fill(index: Index, entries: Sequence[Entry]) -> None:
         index.replace(entries, lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def _show(index: Index, least: float, text: str, expected: str | None, full: bool) -> bool:
+def _show(index: Index, settings: Config, text: str, expected: str | None, full: bool) -> bool:
     """Print what a question finds; whether that is what was expected."""
-    hits = index.search(text, 5)
+    from plugins.faq.plugin import threshold
+
+    hits, least = index.search(text, 5), threshold(index, settings, text)
     given = hits[0] if hits and (hits[0].exact or hits[0].confidence >= least) else None
     found = given.id if given else "-"
     right = found == expected if expected else given is not None

@@ -17,7 +17,7 @@ from plugins.faq.tables import FaqTable
 
 NEAR_CERTAIN = 0.9
 """The confidence from which a question in a group is answered that nobody asked the bot."""
-NEAR_MISS = 0.6
+NEAR_MISS = 0.7
 """A best hit with this part of the threshold's confidence is offered as "did you mean"."""
 RIVAL = 0.85
 """Further entries are offered with at least this part of the best one's score."""
@@ -56,7 +56,9 @@ async def stop(background: Background) -> None:
 async def answer(message: Message, index: Index, config: Config) -> Reply | None:
     """The entry's answer, when it is sure enough to be the right one."""
     hit = await _best(index, message.text)
-    return _reply(hit) if hit and (hit.exact or hit.confidence >= threshold(index, config)) else None
+    if hit is None or not (hit.exact or hit.confidence >= threshold(index, config, message.text)):
+        return None
+    return _reply(hit)
 
 
 @plugin.message(unasked, priority=20, overhear=True)
@@ -85,7 +87,7 @@ async def choose(match: re.Match[str], session: Session, index: Index) -> Reply 
 @plugin.message(to_me, priority=60)
 async def did_you_mean(message: Message, index: Index, config: Config, session: Session) -> Reply | None:
     """Near misses that nothing else answered, as questions to choose from."""
-    hits = near_misses(await _search(index, message.text), threshold(index, config))
+    hits = near_misses(await _search(index, message.text), threshold(index, config, message.text))
     if not hits:
         return None
     questions = tuple(hit.entry.texts[0] for hit in hits)
@@ -98,9 +100,9 @@ async def did_you_mean(message: Message, index: Index, config: Config, session: 
     )
 
 
-def threshold(index: Index, config: Config) -> float:
-    """The confidence from which an entry's answer is given."""
-    return index.threshold if config.threshold == "auto" else config.threshold
+def threshold(index: Index, config: Config, text: str) -> float:
+    """The confidence from which an entry's answer is given for `text`."""
+    return index.threshold_for(text) if config.threshold == "auto" else config.threshold
 
 
 def near_misses(hits: list[Hit], threshold: float) -> list[Hit]:

@@ -146,7 +146,7 @@ async def _search(query: str, config: Path | None) -> int:
     hits = await asyncio.to_thread(index.search, query, 5)
     for hit in hits:
         typer.echo(f"{hit.confidence:.2f}  {hit.id}  {hit.entry.title}")
-    least = threshold(index, settings)
+    least = threshold(index, settings, query)
     if not hits or hits[0].confidence < least:
         typer.echo(f"not answered: below the threshold {least:.2f}")
         return 1

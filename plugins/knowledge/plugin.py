@@ -80,7 +80,7 @@ async def answer(
     if _letters(message.text) < LEAST_LETTERS:
         return None  # a word or a bare number finds a passage that holds it, not one that answers it
     hits = await asyncio.to_thread(index.search, message.text, PASSAGES)
-    if not hits or hits[0].confidence < threshold(index, config):
+    if not hits or hits[0].confidence < threshold(index, config, message.text):
         return None
     sentences = await asyncio.to_thread(best_sentences, message.text, hits[0].answer)
     extract = session.text("from_documents", text=sentences)
@@ -92,9 +92,9 @@ async def answer(
     return Stream(_generate(model, prompt, session.key, extract), sources=sources, feedback=True)
 
 
-def threshold(index: Index, config: Config) -> float:
-    """The confidence from which a passage is used."""
-    return index.threshold if config.threshold == "auto" else config.threshold
+def threshold(index: Index, config: Config, text: str) -> float:
+    """The confidence from which a passage is used for `text`."""
+    return index.threshold_for(text) if config.threshold == "auto" else config.threshold
 
 
 def _letters(text: str) -> int:

@@ -94,7 +94,7 @@ def test_stranger_is_less_sure_than_a_paraphrase(index: Index) -> None:
     assert paraphrase is not None
     assert stranger is not None
     assert paraphrase.confidence > stranger.confidence
-    assert stranger.confidence < index.threshold
+    assert stranger.confidence < index.threshold_for("恐龙为什么灭绝")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -116,12 +116,19 @@ def test_empty_index_and_no_hits_wanted(encoder: LetterEncoder, index: Index) ->
     assert index.search("运费", 0) == []
 
 
+def test_the_script_of_the_question_chooses_the_threshold(index: Index) -> None:
+    chinese, english = index.threshold_for("邮费怎么算"), index.threshold_for("what is the shipping fee")
+    assert chinese != english
+    assert index.threshold_for("") == english
+    assert index.threshold_for("hello, 我的 iPhone 订单怎么退货, thank you very much") == chinese
+
+
 def test_one_entry_does_not_answer_everything(encoder: LetterEncoder) -> None:
     single = Index("faq", encoder=encoder)
     single.replace([Entry("fee", ("运费是多少？",), "8 元")])
     found = single.best("恐龙为什么灭绝")
     assert found is not None
-    assert found.confidence < single.threshold
+    assert found.confidence < single.threshold_for("恐龙为什么灭绝")
 
 
 def test_entry_without_texts_is_harmless(encoder: LetterEncoder) -> None:
@@ -192,7 +199,8 @@ def test_first_build_shows_progress_and_answers_meanwhile(shop: list[Entry]) -> 
     hit = made.best("邮费怎么算")
     assert hit is not None
     assert hit.id == "fee"
-    assert all(other.confidence < made.threshold for other in made.search("恐龙为什么灭绝"))
+    least = made.threshold_for("恐龙为什么灭绝")
+    assert all(other.confidence < least for other in made.search("恐龙为什么灭绝"))
     encoder.go.set()
     builder.join(10)
     assert seen[0] == (0, 9)

@@ -23,7 +23,7 @@ def test_every_feature_has_a_weight_and_evidence_never_counts_against(kind: str,
     assert all(weight >= 0 for weight in part["ranking"].values())
     for name, weight in part["confidence"].items():
         assert weight <= 0 if name in ("unknown", "cohesion") else weight >= 0
-    assert 0.3 < load_constants(kind).threshold < 0.9
+    assert 0.3 < getattr(load_constants(kind), script).threshold < 0.9
 
 
 def test_provenance_names_script_encoder_sets_and_figures() -> None:
