@@ -28,6 +28,7 @@ from bot.config_values import (
     Bytes,
     ConfigPath,
     Count,
+    EncoderName,
     GuardedBaseUrl,
     GuardedUrl,
     Identity,
@@ -174,7 +175,7 @@ class LimitSettings(Section):
 class RetrievalSettings(Section):
     """The encoder of dense retrieval, and the folder where its vectors are kept."""
 
-    encoder: NonEmpty = "fuse"
+    encoder: EncoderName = "fuse"
     cache: NewPath | None = None
 
 

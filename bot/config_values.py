@@ -148,6 +148,13 @@ def _existing(value: Path, info: ValidationInfo) -> Path:
     return path
 
 
+def _encoder(value: str, info: ValidationInfo) -> str:
+    """A folder after `transformers:` becomes absolute; what is no folder is left to the encoder's loader."""
+    kind, _, name = value.partition(":")
+    folder = _resolved(Path(name), info)
+    return f"{kind}:{folder.absolute()}" if kind == "transformers" and name and folder.is_dir() else value
+
+
 def _time_zone(value: str) -> str:
     try:
         ZoneInfo(value)
@@ -247,6 +254,7 @@ Bytes = Annotated[int, BeforeValidator(_number), Field(ge=1024)]
 GuardedUrl = Annotated[str, AfterValidator(_guarded_url)]
 ConfigPath = Annotated[Path, AfterValidator(_existing)]
 """A path that is relative to the config file and must exist when it is written there (plugins use it too)."""
+EncoderName = Annotated[str, Field(min_length=1), AfterValidator(_encoder)]
 NewPath = Annotated[Path, AfterValidator(_resolved)]
 Identity = Annotated[str, AfterValidator(_identity)]
 Backend = Annotated[Literal["local", "openai"], BeforeValidator(_backend)]
