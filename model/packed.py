@@ -171,6 +171,14 @@ class Packed:
         """Every stored tensor."""
         return list(self._handle.keys())
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The logical shape of a parameter, [out, in] of a matrix, however it is packed."""
+        return tensor_shapes(self.config)[name]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """As stored."""
+        return self.read(name).dtype
+
     def read(self, name: str) -> Tensor:
         """A stored tensor, mapped. The file may be replaced meanwhile, but not changed in place."""
         tensor: Tensor = self._handle.get_tensor(name)
@@ -179,7 +187,7 @@ class Packed:
     def matrix(self, name: str) -> Matrix:
         """The matrix `name` (ends in .weight), in floats or quantised as stored."""
         stored = self.read(name)
-        columns = tensor_shapes(self.config)[name][1]
+        columns = self.shape(name)[1]
         bits, group_size, zero = self.scheme.of(name, columns)
         if bits is None:
             return stored

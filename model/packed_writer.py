@@ -28,6 +28,8 @@ from model.types import ModelError
 
 ALIGNMENT = 64
 """Bytes; tensors begin at multiples of it wherever the sizes before them allow."""
+SYNC_EVERY = 1 << 24
+"""Bytes written between two points from which a later run goes on."""
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -102,6 +104,7 @@ class PackedWriter:
         self._plan = plan
         self._partial = file.with_name(file.name + ".partial")
         self._journal = file.with_name(file.name + ".partial.json")
+        self._unsynced = 0
         self._digest = hashlib.sha256(plan.header).hexdigest()
         with self._explaining():
             self._check_room()
@@ -130,20 +133,22 @@ class PackedWriter:
             self._put(self._plan.offsets[name] + row * row_bytes, data.data.cast("B"))
 
     def complete(self, parameter: str) -> None:
-        """Note that a parameter is written, after it has reached the disk."""
-        with self._explaining():
-            self._sync()
-            self.done.add(parameter)
-            state = {"header": self._digest, "done": sorted(self.done)}
-            write_atomically(self._journal, json.dumps(state).encode())
+        """Note that a parameter is written; every `SYNC_EVERY` bytes this reaches the disk, data first."""
+        self.done.add(parameter)
+        if self._unsynced >= SYNC_EVERY:
+            with self._explaining():
+                self._sync()
+                state = {"header": self._digest, "done": sorted(self.done)}
+                write_atomically(self._journal, json.dumps(state).encode())
 
     def finish(self) -> None:
         """Give the complete file its name."""
         missing = self._plan.parameters.keys() - self.done
         if missing:
             raise ValueError(f"not written: {sorted(missing)}")
-        self._stream.close()
         with self._explaining():
+            self._sync()
+            self._stream.close()
             os.replace(self._partial, self.file)
             _sync_folder(self.file.parent)
             self._journal.unlink(missing_ok=True)
@@ -180,12 +185,14 @@ class PackedWriter:
             self._sync()
 
     def _put(self, offset: int, data: memoryview) -> None:
+        self._unsynced += len(data)
         self._stream.seek(offset)
         while data:
             data = data[self._stream.write(data) :]
 
     def _sync(self) -> None:
         os.fsync(self._stream.fileno())
+        self._unsynced = 0
 
     def _check_room(self) -> None:
         try:

@@ -87,6 +87,11 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / FILE_NAME
 
 
+@pytest.fixture
+def eager_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_writer, "SYNC_EVERY", 1)
+
+
 # -- what comes back ------------------------------------------------------------------------
 
 
@@ -212,6 +217,7 @@ def test_packed_is_told_from_other_files(file: Path, tmp_path: Path) -> None:
 # -- writing --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("eager_journal")
 def test_next_run_goes_on_after_the_last_complete_parameter(file: Path) -> None:
     plan = plan_of(Scheme())
     write(file, plan, stop_after=7)
@@ -223,6 +229,7 @@ def test_next_run_goes_on_after_the_last_complete_parameter(file: Path) -> None:
     assert [entry.name for entry in file.parent.iterdir()] == [FILE_NAME]
 
 
+@pytest.mark.usefixtures("eager_journal")
 @pytest.mark.parametrize("spoil", ["options", "source", "journal", "size", "partial"])
 def test_next_run_begins_anew_where_it_cannot_trust(file: Path, spoil: str) -> None:
     plan = plan_of(Scheme(), source="a")
@@ -282,9 +289,11 @@ def test_disk_that_fills_up_meanwhile_is_named(file: Path, monkeypatch: pytest.M
 
     plan = plan_of(Scheme())
     with PackedWriter(file, plan) as writer:
+        for parameter in plan.parameters:
+            writer.complete(parameter)
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(ModelError, match="disk is full") as caught:
-            writer.complete(NORM)
+            writer.finish()
     assert caught.value.file == file
 
 
