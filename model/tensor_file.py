@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import pickletools
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from model.lfs import refuse_pointer
 from model.types import ModelError
 
 _ZIP = b"PK\x03\x04"
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -30,6 +31,7 @@ _DTYPES = {
     "I64": torch.int64,
     "BOOL": torch.bool,
 }
+_IMPORTING = {"GLOBAL", "STACK_GLOBAL", "INST"}
 _AGAIN = "download it again"
 
 
@@ -136,7 +138,7 @@ def _safetensors_infos(path: Path) -> dict[str, TensorInfo]:
     with safe_open(path, framework="pt", device="cpu") as file:
         for name in file.keys():  # noqa: SIM118 - it is no mapping
             part = file.get_slice(name)
-            dtype = _DTYPES.get(part.get_dtype())
+            dtype = DTYPES.get(part.get_dtype())
             if dtype is None:
                 raise ModelError(
                     f"has the unknown type {part.get_dtype()}",
@@ -160,7 +162,7 @@ def _load_bin(path: Path) -> Mapping[str, Tensor]:
             warnings.simplefilter("ignore")  # of old pickle protocols and storages
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except pickle.UnpicklingError as error:
-        if mappable or "GLOBAL" in str(error) or _begins_as_pickle(path):
+        if mappable or "GLOBAL" in str(error) or _imports(path):
             raise ModelError(
                 "holds code, not only tensors; nothing of it was run",
                 file=path,
@@ -182,6 +184,10 @@ def _load_bin(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def _begins_as_pickle(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(1) == b"\x80"
+def _imports(path: Path) -> bool:
+    """Whether a file is a pickle that names a class or function, in whatever protocol; nothing is run."""
+    try:
+        with path.open("rb") as stream:
+            return any(opcode.name in _IMPORTING for opcode, _, _ in pickletools.genops(stream))
+    except ValueError:
+        return False  # no pickle, or not up to here
