@@ -143,7 +143,7 @@ class OpenAIModel:
             body["seed"] = params.seed
         if params.stop:
             body["stop"] = list(params.stop)
-        if params.top_k > 0:  # no field of OpenAI's own: only sent where it changes something
+        if params.top_k:  # no field of OpenAI's own: only sent where it changes something
             body["top_k"] = params.top_k
         if params.repetition_penalty != 1.0:
             body["repetition_penalty"] = params.repetition_penalty

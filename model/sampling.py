@@ -17,6 +17,8 @@ from model.types import GenerationParams, ModelError
 BLANK_ID = 5
 """The piece "▁" of the slim vocabulary, which takes the place of broken logits."""
 BLANK_SCORE = 5e4
+TOP_K = 50
+"""What the published model samples from unless told otherwise: transformers' default, as it brings none."""
 
 
 def guard(logits: Tensor, fallback_id: int = BLANK_ID) -> Tensor:
@@ -108,7 +110,8 @@ class Sampler:
         scores = guard(scores[: self.limit], self.fallback_id)
         if params.temperature <= 0:
             return int(scores.argmax())
-        ids, probs = candidates(scores, params.temperature, params.top_k, params.top_p)
+        top_k = TOP_K if params.top_k is None else params.top_k
+        ids, probs = candidates(scores, params.temperature, top_k, params.top_p)
         # one number per token, so that the sequence of numbers does not hang on how many tokens may be drawn
         drawn = float(torch.rand((), dtype=torch.float64, generator=self._generator))
         reached = probs.cumsum(-1, dtype=torch.float64)

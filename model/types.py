@@ -48,12 +48,15 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """How to sample; the defaults are ChatGLM-6B's own (`spec/chatglm-6b.md`, generation)."""
+    """How to sample; the defaults are ChatGLM-6B's own.
+
+    top_k: None is the model's own (50 for ChatGLM-6B), 0 is off.
+    """
 
     max_new_tokens: int = 512
     temperature: float = 0.95
     top_p: float = 0.7
-    top_k: int = 0
+    top_k: int | None = None
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
