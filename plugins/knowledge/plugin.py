@@ -35,14 +35,14 @@ log = structlog.get_logger(__name__)
 PASSAGES = 4
 SUPPORT = 0.5
 """Further passages go to the model with at least this part of the best one's score."""
-TEMPERATURE = 0.1
 
 
 class Config(BaseModel, extra="forbid"):
-    """The folders with the documents, and the confidence from which a passage is used."""
+    """The folders, the confidence from which a passage is used, the temperature of a model that reads it."""
 
     folders: list[ConfigPath] = [Path("docs")]
     threshold: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "auto"
+    temperature: float = Field(0.1, strict=True, ge=0, le=2)
 
 
 plugin = Plugin(
@@ -87,9 +87,11 @@ async def answer(
     if model is None:
         return Reply(extract, sources=(hits[0].entry.title,), feedback=True, confidence=hits[0].confidence)
     supported = [hit for hit in hits if hit.score >= SUPPORT * hits[0].score]
-    prompt, used = make_prompt(message.text, supported, session.language, model.count_tokens)
+    prompt, used = await asyncio.to_thread(make_prompt, message.text, supported, session.language, model)
     sources = tuple(dict.fromkeys(hit.entry.title for hit in used))
-    return Stream(_generate(model, prompt, session.key, extract), sources=sources, feedback=True)
+    params = GenerationParams(temperature=config.temperature)
+    chunks = _generate(model, prompt, params, session.key, extract)
+    return Stream(chunks, sources=sources, feedback=True)
 
 
 def threshold(index: Index, config: Config, text: str) -> float:
@@ -103,17 +105,19 @@ def _letters(text: str) -> int:
     return wide + 2 * len(_WORD.findall(_WIDE.sub(" ", text)))
 
 
-async def _generate(model: ChatModel, prompt: str, user: str, extract: str) -> AsyncIterator[str]:
-    """The model's answer; the extract where the model is busy, away or says nothing."""
+async def _generate(
+    model: ChatModel, prompt: str, params: GenerationParams, user: str, extract: str
+) -> AsyncIterator[str]:
+    """The model's answer; the extract where the model is busy, away, says nothing or breaks off."""
     said = False
     try:
-        async for delta in model.chat(prompt, (), GenerationParams(temperature=TEMPERATURE), user=user):
+        async for delta in model.chat(prompt, (), params, user=user):
             said = said or bool(delta.text.strip())
             yield delta.text
     except ModelError as error:
-        if said:
-            raise
         level = log.info if isinstance(error, ModelBusy) else log.error
         level("the model does not answer, the documents are quoted", problem=str(error))
+        yield f"…\n\n{extract}" if said else extract
+        return
     if not said:
         yield extract

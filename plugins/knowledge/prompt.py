@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bot.retrieval import Hit
+from model.types import ChatModel
 
 BUDGET = 1_000
-"""Tokens that passages may take of the prompt."""
+"""Tokens that passages may take of the prompt, if that is no more than half of what the model can read."""
 _ZH = (
     "请根据下面的资料回答顾客的问题。只用资料里有的内容，回答要简短明确；"
     "资料不足以回答时，请直说资料里没有提到。\n\n资料：\n{passages}\n\n问题：{question}"
@@ -18,16 +19,14 @@ _EN = (
 )
 
 
-def make_prompt(
-    question: str, hits: Sequence[Hit], language: str, count: Callable[[str], int]
-) -> tuple[str, list[Hit]]:
+def make_prompt(question: str, hits: Sequence[Hit], language: str, model: ChatModel) -> tuple[str, list[Hit]]:
     """The prompt, and the hits whose passages are in it: the best one always, others while they fit."""
     used: list[Hit] = []
     passages: list[str] = []
-    left = BUDGET
+    left = min(BUDGET, model.max_context // 2)
     for hit in hits:
         passage = f"[{len(used) + 1}] {hit.entry.title}\n{hit.answer}"
-        left -= count(passage)
+        left -= model.count_tokens(passage)
         if used and left < 0:
             break
         used.append(hit)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bot import ModelBusy, ModelError
 from bot.retrieval import Entry, Hit
-from bot.testing import BotTester
+from bot.testing import BotTester, FakeModel
 from plugins.knowledge.plugin import plugin
 from plugins.knowledge.prompt import BUDGET, make_prompt
 
@@ -76,14 +76,36 @@ async def test_a_model_is_not_asked_what_the_documents_do_not_say(bot: BotTester
     assert bot.model.prompts == []
 
 
-def test_the_prompt_keeps_its_budget_and_the_best_passage() -> None:
-    def hit(text: str) -> Hit:
-        return Hit(text[:1], 0.9, False, Entry(text[:1], (text,), text, title=text[:1]), text, 1.0)
+async def test_an_answer_that_breaks_off_is_followed_by_the_quotation(bot: BotTester) -> None:
+    def answer(prompt: str) -> Iterator[str]:
+        yield "满 199"
+        raise ModelError("gone")
 
+    said = await bot.with_model(answer).private().say(QUESTION)
+    begun, quoted = said.text.split("…\n\n")
+    assert begun == "满 199"
+    assert "199 元包邮" in quoted
+    assert said.sources == ("配送说明 › 偏远地区",)
+
+
+def hit(text: str) -> Hit:
+    return Hit(text[:1], 0.9, False, Entry(text[:1], (text,), text, title=text[:1]), text, 1.0)
+
+
+def test_the_prompt_keeps_its_budget_and_the_best_passage() -> None:
+    model = FakeModel(lambda prompt: [])
     hits = [hit("a" * BUDGET), hit("b")]
-    prompt, used = make_prompt("{question}?", hits, "en", len)
+    prompt, used = make_prompt("{question}?", hits, "en", model)
     assert [each.id for each in used] == ["a"]
     assert prompt.endswith("Question: {question}?")
-    prompt, used = make_prompt("问", [hit("a"), hit("b"), hit("c" * BUDGET)], "zh", len)
+    prompt, used = make_prompt("问", [hit("a"), hit("b"), hit("c" * BUDGET)], "zh", model)
     assert [each.id for each in used] == ["a", "b"]
     assert "[2] b" in prompt
+
+
+def test_a_model_that_reads_little_gets_fewer_passages() -> None:
+    model = FakeModel(lambda prompt: [])
+    hits = [hit("a" * 100), hit("b" * 100)]
+    assert len(make_prompt("?", hits, "en", model)[1]) == 2
+    model.max_context = 300
+    assert len(make_prompt("?", hits, "en", model)[1]) == 1
