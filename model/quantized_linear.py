@@ -47,12 +47,13 @@ class QuantizedLinear(nn.Module):
 
 
 def quantize_layers(
-    network: nn.Module, quantize: Callable[[Tensor], QuantizedWeight], device: torch.device
+    network: nn.Module, quantize: Callable[..., QuantizedWeight], device: torch.device
 ) -> None:
     """Replace each `nn.Linear` of the network's layers by its quantised form on `device`, one by one.
 
     The layers are what stands in a ModuleList; embedding and output matrix stay as they are. So do the
-    experts of a mixture, which transformers keeps in one tensor of three dimensions.
+    experts of a mixture, which transformers keeps in one tensor of three dimensions. Raises ModelError for
+    weights that are not finite.
     """
     names = [name for name, module in network.named_modules() if type(module) is nn.Linear]
     for name in names:
@@ -63,6 +64,6 @@ def quantize_layers(
         layer = network.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         bias = None if layer.bias is None else layer.bias.detach().to(device)
-        quantized = QuantizedLinear(quantize(layer.weight.detach().to(device)), bias)
+        quantized = QuantizedLinear(quantize(layer.weight.detach().to(device), name=f"{name}.weight"), bias)
         setattr(parents[-1], path[-1], quantized)
         del layer
