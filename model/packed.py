@@ -21,6 +21,7 @@ from model.checkpoint import EMBEDDINGS, is_linear, tensor_shapes
 from model.config import ChatGLMConfig
 from model.lfs import refuse_pointer
 from model.quantize import QuantizedWeight
+from model.tensor_file import DTYPES
 from model.types import ModelError
 from model.weights import Matrix
 
@@ -30,14 +31,7 @@ VERSION = 1
 LAYOUT = "rows"
 """Integers row after row as in `QuantizedWeight`; orders for particular devices get tags of their own."""
 
-DTYPES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-}
-_FLOATS = ("F32", "F16", "BF16")
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _CONVERT = "convert the model again with `glmbot model convert`"
 
 
@@ -54,23 +48,12 @@ class Scheme:
     zero: bool = False
     head_bits: Literal[8] | None = 8
 
-    def __str__(self) -> str:
-        if self.bits is None:
-            return "floats"
-        group = "per row" if self.group_size is None else f"group {self.group_size}"
-        head = "floats" if self.head_bits is None else f"INT{self.head_bits}"
-        return f"INT{self.bits} {group}{', zero-points' if self.zero else ''}, embedding {head}"
-
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Scheme:
         """The inverse of `asdict`. Raises TypeError and ValueError."""
         scheme = cls(**data)
-        group = scheme.group_size
-        if (
-            scheme.bits not in (4, 8, None)
-            or scheme.head_bits not in (8, None)
-            or not (group is None or group > 0)
-        ):
+        known = scheme.bits in (4, 8, None) and scheme.head_bits in (8, None)
+        if not known or (scheme.group_size is not None and scheme.group_size < 1):
             raise ValueError(f"no such scheme: {data}")
         return scheme
 
@@ -157,14 +140,13 @@ class Packed:
         parameters = tensor_specs(self.config, self.scheme)
         for name, spec in (spec for specs in parameters.values() for spec in specs.items()):
             if name not in names:
-                raise ModelError("is missing", file=self.file, tensor=name, remedy=_CONVERT)
+                raise self.error("is missing", name)
             stored = self._handle.get_slice(name)
-            dtype, shape = stored.get_dtype(), tuple(stored.get_shape())
-            right = dtype in _FLOATS if spec.dtype is None else dtype == DTYPES[spec.dtype]
+            dtype, shape = DTYPES.get(stored.get_dtype()), tuple(stored.get_shape())
+            right = dtype in _FLOATS if spec.dtype is None else dtype == spec.dtype
             if shape != spec.shape or not right:
-                wanted = "float" if spec.dtype is None else DTYPES[spec.dtype]
-                problem = f"is {dtype} {list(shape)}, not {wanted} {list(spec.shape)}"
-                raise ModelError(problem, file=self.file, tensor=name, remedy=_CONVERT)
+                wanted = "float" if spec.dtype is None else _short(spec.dtype)
+                raise self.error(f"is {_short(dtype)} {list(shape)}, not {wanted} {list(spec.shape)}", name)
 
     @property
     def names(self) -> list[str]:
@@ -194,12 +176,20 @@ class Packed:
         points = self.read(f"{name}_zero") if zero else None
         return QuantizedWeight(bits, group_size, columns, stored, self.read(f"{name}_scale"), points)
 
+    def error(self, problem: str, name: str, remedy: str = _CONVERT) -> ModelError:
+        """A ModelError about a tensor of this file."""
+        return ModelError(problem, file=self.file, tensor=name, remedy=remedy)
+
 
 def is_packed(path: Path) -> bool:
     """Whether a path is a packed file or a folder that holds one (in whatever state it is)."""
     if path.is_dir():
         return (path / FILE_NAME).exists()
     return path.name == FILE_NAME or _metadata(path).get("format") == FORMAT
+
+
+def _short(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _metadata(file: Path) -> dict[str, str]:

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from model.config import ChatGLMConfig
-from model.packed import DTYPES, FORMAT, LAYOUT, VERSION, Scheme, Specs, tensor_specs
+from model.packed import FORMAT, LAYOUT, VERSION, Scheme, Specs, tensor_specs
+from model.tensor_file import DTYPES
 from model.types import ModelError
 
 ALIGNMENT = 64
@@ -31,6 +32,7 @@ ALIGNMENT = 64
 SYNC_EVERY = 1 << 24
 """Bytes written between two points from which a later run goes on."""
 
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -77,7 +79,7 @@ class Plan:
             spec = tensors[name]
             starts[name], end = end, end + spec.nbytes(dtypes[name])
             entries[name] = {
-                "dtype": DTYPES[dtypes[name]],
+                "dtype": _NAMES[dtypes[name]],
                 "shape": spec.shape,
                 "data_offsets": (starts[name], end),
             }
@@ -151,7 +153,8 @@ class PackedWriter:
             self._stream.close()
             os.replace(self._partial, self.file)
             _sync_folder(self.file.parent)
-            self._journal.unlink(missing_ok=True)
+            for file in (self._journal, _new(self._journal)):
+                file.unlink(missing_ok=True)
 
     def _open(self) -> FileIO:
         descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
@@ -221,12 +224,16 @@ class PackedWriter:
 
 def write_atomically(file: Path, data: bytes) -> None:
     """Write a small file so that it is there whole or not at all."""
-    new = file.with_name(file.name + ".new")
+    new = _new(file)
     with new.open("wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(new, file)
+
+
+def _new(file: Path) -> Path:
+    return file.with_name(file.name + ".new")
 
 
 def _sync_folder(folder: Path) -> None:
