@@ -6,17 +6,25 @@ A quantised weight is (q - zero) * scale, one scale for `group_size` neighbourin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from model.scales import HALF_MAX, half_quadratic, plain_scale, search_scale, steps
 from model.types import ModelError
 
 OFFSET = 8
 """What is added to an INT4 value before it is stored: 0..15 stands for -8..7."""
+
+BLOCK = 1 << 18
+"""Weights that are quantised at once: few enough for the cache, many enough to share among threads."""
+
+Fit: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""From groups [out, groups, width] to their scales and zero-points [out, groups, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,72 @@ def _by_group(matrix: Tensor, group_size: int) -> Iterator[tuple[Tensor, slice]]
         yield matrix[:, : whole * group_size].view(-1, whole, group_size), slice(0, whole)
     if rest:
         yield matrix[:, whole * group_size :].unsqueeze(1), slice(whole, whole + 1)
+
+
+# -- quantising ------------------------------------------------------------------------------
+
+
+def quantize_int4(
+    weight: Tensor, group_size: int = 64, search: bool = True, *, name: str | None = None
+) -> QuantizedWeight:
+    """Symmetric INT4 of a matrix [out, in] of any float type; float16 scales, possibly negative.
+
+    search: the scale of the least squared error instead of max / 7. The last group of a row may be short.
+    Raises ModelError, naming the tensor `name`, where a weight is not finite or too large.
+    """
+
+    def fit(groups: Tensor) -> tuple[Tensor, None]:
+        return (search_scale(groups) if search else plain_scale(groups, 7)), None
+
+    return _quantize(weight, 4, group_size, fit, name)
+
+
+def quantize_int4_hqq(weight: Tensor, group_size: int = 64, *, name: str | None = None) -> QuantizedWeight:
+    """INT4 with float16 scales and zero-points found by HQQ; otherwise as `quantize_int4`."""
+    return _quantize(weight, 4, group_size, half_quadratic, name)
+
+
+def quantize_int8(weight: Tensor, *, name: str | None = None) -> QuantizedWeight:
+    """Symmetric INT8 with one float16 scale a row, max / 127; raises as `quantize_int4`."""
+    return _quantize(weight, 8, weight.shape[1], lambda groups: (plain_scale(groups, 127), None), name)
+
+
+def _quantize(
+    weight: Tensor, bits: Literal[4, 8], group_size: int, fit: Fit, name: str | None
+) -> QuantizedWeight:
+    """Quantise block by block of rows, so that little memory is needed besides the result."""
+    rows, columns = weight.shape
+    low, high = (-8, 7) if bits == 4 else (-127, 127)
+    width, dtype = ((columns + 1) // 2, torch.uint8) if bits == 4 else (columns, torch.int8)
+    packed = torch.empty((rows, width), dtype=dtype, device=weight.device)
+    scales = torch.empty((rows, -(-columns // group_size)), dtype=torch.float16, device=weight.device)
+    zeros: Tensor | None = None
+    step = max(1, BLOCK // columns)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        block = weight[part].to(torch.float32).contiguous()
+        _check_range(block, name)
+        integers = torch.empty_like(block, dtype=torch.int8)
+        targets = _by_group(integers, group_size)
+        for (groups, numbers), (target, _) in zip(_by_group(block, group_size), targets, strict=True):
+            scale, zero = fit(groups)
+            target.copy_(steps(groups, scale, zero, low, high))
+            scales[part, numbers] = scale.squeeze(2)
+            if zero is not None:
+                zeros = torch.empty_like(scales) if zeros is None else zeros
+                zeros[part, numbers] = zero.squeeze(2)
+        packed[part] = pack_int4(integers) if bits == 4 else integers
+    return QuantizedWeight(bits, group_size, columns, packed, scales, zeros)
+
+
+def _check_range(block: Tensor, name: str | None) -> None:
+    """Raise ModelError where a weight is not finite or its scale might not be."""
+    low, high = (bound.item() for bound in block.aminmax())
+    limit = 7 * HALF_MAX
+    if not (-limit <= low and high <= limit):  # so that NaN fails too
+        finite = math.isfinite(low) and math.isfinite(high)
+        problem = f"weights from {low:g} to {high:g} are too large" if finite else "weights are not finite"
+        raise ModelError(problem, tensor=name, remedy="the file may be damaged: download it again")
 
 
 # -- the published form: spec/chatglm-6b.md, quantization ------------------------------------
