@@ -219,7 +219,8 @@ class PackedWriter:
         except OSError as error:
             if error.errno in _FULL:
                 raise self._no_room() from error
-            raise ModelError(f"cannot be written: {error}", file=self.file) from error
+            problem = f"cannot be written: {error}"
+            raise ModelError(problem, file=self.file, remedy="choose another target") from error
 
 
 def write_atomically(file: Path, data: bytes) -> None:

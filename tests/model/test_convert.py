@@ -1,0 +1,501 @@
+"""Published checkpoints become packed files and weights in memory; integers stay as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import memory, packed_writer
+from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear, tensor_shapes
+from model.config import ChatGLMConfig
+from model.convert import convert, load_weights
+from model.packed import FILE_NAME, Packed, Scheme
+from model.published import Published, PublishedForm
+from model.quantize import (
+    QuantizedWeight,
+    from_thudm,
+    quantize_int4,
+    quantize_int4_hqq,
+    quantize_int8,
+    quantize_thudm,
+)
+from model.types import ModelError
+from model.weights import Matrix, Weights
+
+CONFIG = ChatGLMConfig(
+    vocab_size=80,
+    hidden_size=48,
+    num_layers=2,
+    num_attention_heads=2,
+    inner_hidden_size=104,
+    bos_token_id=74,
+    eos_token_id=75,
+    mask_token_id=70,
+    gmask_token_id=71,
+    pad_token_id=3,
+)
+DOWN = "transformer.layers.1.mlp.dense_4h_to_h.weight"
+NORM = "transformer.final_layernorm.weight"
+
+
+def random_values(name: str, config: ChatGLMConfig = CONFIG) -> Tensor:
+    """Float16 normals with a few outliers, the same for a name each time."""
+    generator = torch.Generator().manual_seed(len(name) * 1000 + sum(name.encode()))
+    values = torch.randn(tensor_shapes(config)[name], generator=generator)
+    return (values * (1 + 9 * (values.abs() > 2.5))).half()
+
+
+def publish(folder: Path, form: PublishedForm = "safetensors", dtype: torch.dtype = torch.float16) -> Path:
+    folder.mkdir()
+    Published(form, CONFIG, random_values, dtype).write(folder)
+    (folder / "ice_text.model").write_bytes(b"pieces")
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return publish(tmp_path / "source")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+def same(found: Matrix, wanted: Matrix) -> bool:
+    if isinstance(found, Tensor) or isinstance(wanted, Tensor):
+        return (
+            isinstance(found, Tensor)
+            and isinstance(wanted, Tensor)
+            and (found.dtype == wanted.dtype)
+            and torch.equal(found, wanted)
+        )
+    if (found.zero is None) != (wanted.zero is None):
+        return False
+    return (
+        (found.bits, found.in_features) == (wanted.bits, wanted.in_features)
+        and torch.equal(found.packed, wanted.packed)
+        and found.scale.dtype == wanted.scale.dtype
+        and torch.equal(found.scale, wanted.scale)
+        and (found.zero is None or wanted.zero is None or torch.equal(found.zero, wanted.zero))
+    )
+
+
+def parameters(weights: Weights) -> dict[str, Matrix]:
+    """By official name."""
+    found: dict[str, Matrix] = {EMBEDDINGS: weights.word_embeddings}
+    for layer, block in enumerate(weights.blocks):
+        prefix = f"transformer.layers.{layer}"
+        for name, module in (
+            ("input_layernorm", block.input_layernorm),
+            ("attention.query_key_value", block.query_key_value),
+            ("attention.dense", block.dense),
+            ("post_attention_layernorm", block.post_attention_layernorm),
+            ("mlp.dense_h_to_4h", block.dense_h_to_4h),
+            ("mlp.dense_4h_to_h", block.dense_4h_to_h),
+        ):
+            found[f"{prefix}.{name}.weight"] = module.weight
+            found[f"{prefix}.{name}.bias"] = module.bias
+    found[NORM] = weights.final_layernorm.weight
+    found["transformer.final_layernorm.bias"] = weights.final_layernorm.bias
+    return found
+
+
+def load(path: Path, **options: Any) -> dict[str, Matrix]:
+    config, weights = load_weights(path, **options)
+    assert config == CONFIG
+    found = parameters(weights)
+    assert list(found) == list(tensor_shapes(CONFIG))
+    return found
+
+
+# -- quantising floats ----------------------------------------------------------------------
+
+QUANTIZERS: list[tuple[dict[str, Any], Any, Any]] = [
+    ({}, lambda weight: quantize_int4(weight, 64), quantize_int8),
+    ({"group_size": 32}, lambda weight: quantize_int4(weight, 32), quantize_int8),
+    ({"search": False}, lambda weight: quantize_int4(weight, 64, search=False), quantize_int8),
+    ({"hqq": True}, lambda weight: quantize_int4_hqq(weight, 64), quantize_int8),
+    ({"quantization": "int8"}, quantize_int8, quantize_int8),
+    ({"head": "float16"}, lambda weight: quantize_int4(weight, 64), lambda weight: weight),
+    ({"quantization": "none"}, lambda weight: weight, lambda weight: weight),
+    ({"quantization": "none", "head": "int8"}, lambda weight: weight, quantize_int8),
+    ({"quantization": "none", "dtype": torch.bfloat16}, Tensor.bfloat16, Tensor.bfloat16),
+]
+
+
+@pytest.mark.parametrize(("options", "linear", "head"), QUANTIZERS)
+def test_floats_are_quantised_as_asked(
+    source: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    linear: Any,
+    head: Any,
+) -> None:
+    """Also where no group divides the columns."""
+    packed = Packed.open(convert(source, target, **options))
+    assert packed.config == CONFIG
+    for name in tensor_shapes(CONFIG):
+        values = random_values(name)
+        if name == EMBEDDINGS:
+            assert same(packed.matrix(name), head(values)), name
+        elif is_linear(name):
+            assert same(packed.matrix(name), linear(values)), name
+        else:
+            stored = torch.float32 if "layernorm" in name else torch.float16
+            assert same(packed.read(name), values.to(stored)), name
+
+
+@pytest.mark.parametrize("form", ["fp16-shards", "slim", "early"])
+def test_every_float_form_gives_the_same_file(
+    source: Path, target: Path, tmp_path: Path, form: PublishedForm
+) -> None:
+    other = convert(publish(tmp_path / "other", form), tmp_path / "packed")
+    wanted, found = Packed.open(convert(source, target)), Packed.open(other)
+    assert found.config == CONFIG
+    assert found.scheme == wanted.scheme == Scheme()
+    assert all(torch.equal(found.read(name), wanted.read(name)) for name in wanted.names)
+
+
+def test_weight_that_is_no_number_is_named(tmp_path: Path, target: Path) -> None:
+    def spoilt(name: str) -> Tensor:
+        values = random_values(name)
+        if name == DOWN:
+            values[0, 0] = torch.inf
+        return values
+
+    (tmp_path / "source").mkdir()
+    Published("safetensors", CONFIG, spoilt).write(tmp_path / "source")
+    for use in (lambda: convert(tmp_path / "source", target), lambda: load_weights(tmp_path / "source")):
+        with pytest.raises(ModelError) as caught:
+            use()
+        assert caught.value.tensor == DOWN
+        assert caught.value.file == tmp_path / "source/model.safetensors"
+    assert not (target / FILE_NAME).exists()
+
+
+# -- integers stay --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["int8", "int4"])
+@pytest.mark.parametrize("quantization", ["int4", "int8", "none"])
+def test_published_integers_are_kept_to_the_bit(
+    tmp_path: Path, target: Path, form: PublishedForm, quantization: Any
+) -> None:
+    source = publish(tmp_path / "published", form)
+    packed = Packed.open(convert(source, target, quantization=quantization))
+    bits: Literal[4, 8] = 8 if form == "int8" else 4
+    assert packed.scheme == Scheme(bits, None, False, None)
+    in_memory = load(source, quantization=quantization, dtype=torch.float32)
+    for name in tensor_shapes(CONFIG):
+        wanted: Matrix = random_values(name)
+        if is_linear(name):
+            wanted = from_thudm(*quantize_thudm(random_values(name), bits), bits)
+        if is_linear(name) or name == EMBEDDINGS:
+            assert same(packed.matrix(name), wanted), name
+            assert same(in_memory[name], wanted), name
+        else:
+            assert same(packed.read(name), wanted), name
+            assert same(in_memory[name], random_values(name).float()), name
+
+
+def test_embedding_of_published_integers_is_quantised_on_request_only(tmp_path: Path, target: Path) -> None:
+    packed = Packed.open(convert(publish(tmp_path / "published", "int4"), target, head="int8"))
+    assert packed.scheme.head_bits == 8
+    assert same(packed.matrix(EMBEDDINGS), quantize_int8(random_values(EMBEDDINGS)))
+
+
+# -- in memory ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantization", ["int4", "int8", "none"])
+def test_checkpoint_and_its_packed_file_load_alike(source: Path, target: Path, quantization: Any) -> None:
+    file = convert(source, target, quantization=quantization)
+    wanted = load(source, quantization=quantization, dtype=torch.float16)
+    for path in (target, file):
+        found = load(path, quantization=quantization, dtype=torch.float16)
+        assert all(same(found[name], matrix) for name, matrix in wanted.items())
+
+
+def test_exact_path_keeps_every_float(source: Path) -> None:
+    found = load(source, quantization="none", dtype=torch.float32)
+    for name, matrix in found.items():
+        assert same(matrix, random_values(name).float()), name
+
+
+def test_packed_floats_are_quantised_when_asked(source: Path, target: Path) -> None:
+    convert(source, target, quantization="none")
+    found, wanted = (load(path, quantization="int4") for path in (target, source))
+    assert all(same(found[name], matrix) for name, matrix in wanted.items())
+
+
+def test_packed_integers_are_kept_whatever_is_asked(source: Path, target: Path) -> None:
+    convert(source, target, group_size=32)
+    found, wanted = (load(target, quantization=quantization) for quantization in ("none", "int4"))
+    assert all(same(found[name], matrix) for name, matrix in wanted.items())
+    assert isinstance(found[DOWN], QuantizedWeight)
+    assert found[DOWN].group_size == 32
+
+
+def test_packed_integers_stay_mapped(source: Path, target: Path) -> None:
+    file = convert(source, target)
+    found = load(file)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("nobody says what is mapped")
+    spans = [line.split()[0].split("-") for line in maps.read_text().splitlines() if str(file) in line]
+    matrices = [matrix for matrix in found.values() if isinstance(matrix, QuantizedWeight)]
+    assert len(matrices) == 9
+    for matrix in matrices:
+        for tensor in (matrix.packed, matrix.scale):
+            assert any(int(begin, 16) <= tensor.data_ptr() < int(end, 16) for begin, end in spans)
+
+
+@pytest.mark.parametrize("quantization", ["int4", "int8", "none"])
+@pytest.mark.parametrize("form", ["safetensors", "int4", "packed"])
+def test_estimate_is_what_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any, quantization: Any
+) -> None:
+    plans: list[memory.MemoryPlan] = []
+    monkeypatch.setattr(memory, "check", lambda plan, device, file: plans.append(plan))
+    path = publish(tmp_path / "source", "safetensors" if form == "packed" else form)
+    if form == "packed":
+        path = convert(path, tmp_path / "packed")
+    found = load(path, quantization=quantization, dtype=torch.float32, context=100)
+    assert plans[0].weights == sum(matrix.nbytes for matrix in found.values())
+    assert plans[0].context == 100
+
+
+def test_too_little_memory_is_refused_before_reading(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    monkeypatch.setattr(Checkpoint, "read", None)
+    with pytest.raises(ModelError, match=r"needs 0\.\d\d GiB") as caught:
+        load_weights(source)
+    assert caught.value.file == source
+
+
+# -- the folder -----------------------------------------------------------------------------
+
+
+def test_target_is_complete(source: Path, target: Path) -> None:
+    file = convert(source, target)
+    assert file == target / FILE_NAME
+    assert {entry.name for entry in target.iterdir()} == {FILE_NAME, "config.json", "ice_text.model"}
+    assert (target / "ice_text.model").read_bytes() == b"pieces"
+    assert ChatGLMConfig.read(target) == CONFIG
+
+
+def test_target_may_be_a_file(source: Path, target: Path) -> None:
+    file = convert(source, target / "mine.safetensors")
+    assert file == target / "mine.safetensors"
+    alone = shutil.copy(file, target.parent / "alone.safetensors")
+    assert Packed.open(alone).config == CONFIG
+    assert load(alone)
+
+
+def test_packing_in_place_changes_no_published_file(tmp_path: Path) -> None:
+    source = publish(tmp_path / "source", "early")
+    before = {file.name: file.read_bytes() for file in source.iterdir()}
+    convert(source, source)
+    assert {file.name: file.read_bytes() for file in source.iterdir() if file.name != FILE_NAME} == before
+    assert isinstance(load(source)[DOWN], QuantizedWeight)
+    convert(source, source, quantization="none", force=True)  # the published files are still the source
+    assert Packed.open(source).scheme.bits is None
+
+
+def test_nothing_is_replaced_without_force(source: Path, target: Path) -> None:
+    file = convert(source, target)
+    with pytest.raises(ModelError, match="there already") as caught:
+        convert(source, target, quantization="int8")
+    assert caught.value.file == file
+    assert Packed.open(file).scheme.bits == 4
+    convert(source, target, quantization="int8", force=True)
+    assert Packed.open(file).scheme.bits == 8
+
+
+def test_files_of_another_model_are_not_replaced(source: Path, target: Path) -> None:
+    target.mkdir()
+    (target / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="there already") as caught:
+        convert(source, target)
+    assert caught.value.file == target / "config.json"
+    assert [entry.name for entry in target.iterdir()] == ["config.json"]
+
+
+def test_source_is_never_replaced(source: Path) -> None:
+    before = (source / "model.safetensors").read_bytes()
+    with pytest.raises(ModelError, match="source itself"):
+        convert(source, source / "model.safetensors", force=True)
+    assert (source / "model.safetensors").read_bytes() == before
+
+
+def test_packed_source_is_refused(source: Path, target: Path, tmp_path: Path) -> None:
+    file = convert(source, target)
+    for packed in (file, target):
+        with pytest.raises(ModelError, match="packed already"):
+            convert(packed, tmp_path / "again")
+
+
+def test_target_that_cannot_be_is_named(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ModelError, match="cannot be written") as caught:
+        convert(source, tmp_path / "taken")
+    assert caught.value.file == tmp_path / "taken"
+
+
+# -- cut off --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def eager_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_writer, "SYNC_EVERY", 1)
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a conversion."""
+
+
+def stop_after(count: int) -> Any:
+    calls = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            raise Stopped
+
+    return progress
+
+
+@pytest.mark.usefixtures("eager_journal")
+@pytest.mark.parametrize("count", [1, 10, 27])
+def test_conversion_goes_on_where_it_was_cut_off(
+    source: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    with pytest.raises(Stopped):
+        convert(source, target, progress=stop_after(count))
+    assert not (target / FILE_NAME).exists()
+    reads: list[str] = []
+    read = Checkpoint.read
+    monkeypatch.setattr(Checkpoint, "read", lambda self, name: reads.append(name) or read(self, name))
+    seen: list[tuple[int, int]] = []
+    file = convert(source, target, progress=lambda *place: seen.append(place))
+    assert reads == list(tensor_shapes(CONFIG))[count:]
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
+    assert file.read_bytes() == convert(source, tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.usefixtures("eager_journal")
+@pytest.mark.parametrize("change", ["options", "source"])
+def test_other_options_or_weights_begin_anew(source: Path, target: Path, tmp_path: Path, change: str) -> None:
+    with pytest.raises(Stopped):
+        convert(source, target, progress=stop_after(10))
+    options: dict[str, Any] = {"search": False} if change == "options" else {}
+    if change == "source":
+        weights = source / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-2:] = b"\0\0"
+        weights.write_bytes(data)
+    file = convert(source, target, **options)
+    assert file.read_bytes() == convert(source, tmp_path / "whole", **options).read_bytes()
+
+
+KILL = """
+import itertools, os, signal, sys
+from pathlib import Path
+import torch
+from model import packed_writer
+from model.convert import convert
+
+source, target, file, wanted = map(Path, sys.argv[1:5])
+whole = wanted.read_bytes()
+torch.set_num_threads(1)  # a child of a process with threads may hang
+
+
+def killing(call, left):
+    def step(*args, **options):
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **options)
+    return step
+
+
+def convert_until(count):
+    child = os.fork()
+    if child == 0:
+        packed_writer.SYNC_EVERY = int(sys.argv[5])
+        left = itertools.count(count, -1)
+        for name in ("fsync", "replace", "unlink"):
+            setattr(os, name, killing(getattr(os, name), left))
+        convert(source, target)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+for count in itertools.count():
+    status = convert_until(count)
+    assert not file.exists() or file.read_bytes() == whole, count
+    if status == 0:
+        break
+    assert convert(source, target, force=True).read_bytes() == whole, count
+    assert {entry.name for entry in target.iterdir()} == {file.name, "config.json", "ice_text.model"}
+    file.unlink()
+print(count)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("every", [12_000, pytest.param(1, marks=pytest.mark.long)])
+def test_kill_leaves_no_file_or_the_whole_one(source: Path, target: Path, tmp_path: Path, every: int) -> None:
+    """Killed before every single step that makes something durable or visible, and gone on with after it."""
+    wanted = convert(source, tmp_path / "whole")
+    command = [sys.executable, "-c", KILL, source, target, target / FILE_NAME, wanted, str(every)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from model.convert import convert
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+convert(Path(sys.argv[1]), Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
+    """Of a file of 290 MB, half of it embedding, never more than that half is in memory beside torch."""
+    config = ChatGLMConfig.from_dict(
+        {**CONFIG.to_dict(), "vocab_size": 150_000, "hidden_size": 512, "inner_hidden_size": 2048}
+        | {"num_layers": 22, "num_attention_heads": 4, "bos_token_id": 149_990, "eos_token_id": 149_991}
+    )
+    (tmp_path / "source").mkdir()
+    empty = Published("safetensors", config, lambda name: torch.ones(tensor_shapes(config)[name]))
+    empty.write(tmp_path / "source")
+    size = (tmp_path / "source/model.safetensors").stat().st_size
+    assert size > 280e6
+    command = [sys.executable, "-c", MEASURE, tmp_path / "source", tmp_path / "target"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) * 1024 < 1.3 * 150_000 * 512 * 2 + 100e6
+
+
+def test_packed_file_says_where_it_is_from(source: Path, target: Path) -> None:
+    packed = Packed.open(convert(source, target, search=False))
+    assert packed.metadata["form"] == "float"
+    assert packed.metadata["source"] == Checkpoint.open(source).fingerprint()
+    assert json.loads(packed.metadata["recipe"])["search"] is False
