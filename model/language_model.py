@@ -1,0 +1,200 @@
+"""A loaded ChatGLM-6B: ids to logits, ids to ids, and text to text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import structlog
+import torch
+from torch import Tensor
+
+from model.chatglm import ChatGLM
+from model.config import ChatGLMConfig
+from model.convert import load_weights
+from model.prefix import Prefix, load_prefix
+from model.prompt import ResponseStream, build_inputs, fit_rounds
+from model.sampling import BLANK_ID, Sampler
+from model.stop import StopStrings
+from model.tokenizer import StreamDecoder, Tokenizer
+from model.types import Delta, GenerationParams, ModelError, Turn
+
+log = structlog.get_logger(__name__)
+
+Device: TypeAlias = Literal["auto", "cuda", "cpu", "mps"]
+Quantization: TypeAlias = Literal["int4", "int8", "none"]
+DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+def load(
+    path: str | Path,
+    *,
+    device: Device = "auto",
+    quantization: Quantization = "int4",
+    dtype: DType = "auto",
+    max_context: int | None = None,
+) -> LanguageModel:
+    """Load a folder or file in any published form, or the project's packed file. Raises ModelError.
+
+    What a published INT8 or INT4 form stores is kept as stored, whatever `quantization` says.
+    dtype: "float32" is the exact path, on which no activation is ever quantised; "auto" is the fastest of
+    the device. max_context: tokens of prompt and answer; None is what the model was trained for.
+    """
+    path = Path(path)
+    chosen = choose_device(device)
+    floats = choose_dtype(dtype, chosen)
+    config, weights = load_weights(
+        path, quantization=quantization, dtype=floats, device=chosen, context=max_context
+    )
+    network = ChatGLM(config, weights, dtype=floats)
+    return LanguageModel(network, path, max_context=max_context or config.max_sequence_length)
+
+
+def choose_device(device: Device) -> torch.device:
+    """The device of that name, or the best there is. Raises ModelError where it is missing."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, available in there.items() if available))
+    if not there[device]:
+        raise ModelError(f"there is no device {device!r} here", remedy="set model.device to auto or cpu")
+    return torch.device(device)
+
+
+def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """The dtype of activations: halves where the device is fast in them."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
+
+
+class LanguageModel:
+    """The network with its tokenizer, one request at a time; not safe in two threads at once."""
+
+    def __init__(self, network: ChatGLM, path: Path, *, max_context: int) -> None:
+        """`path`: where it was loaded from; the tokenizer's file lies there too, or is not needed."""
+        self.network = network
+        self.path = path
+        self.max_context = max_context
+        self.prefixes: dict[str, Prefix] = {}
+
+    @property
+    def name(self) -> str:
+        """The name of the folder or file."""
+        return self.path.stem if self.path.is_file() else self.path.resolve().name
+
+    @property
+    def config(self) -> ChatGLMConfig:
+        """Sizes and special ids."""
+        return self.network.config
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that lies beside the weights. Raises ModelError if it is missing or another's."""
+        tokenizer = Tokenizer(self.path if self.path.is_dir() else self.path.parent)
+        tokenizer.check(self.config)
+        return tokenizer
+
+    def load_prefix(self, name: str, path: Path) -> Prefix:
+        """Keep a P-Tuning v2 prefix resident under a name, for `GenerationParams.prefix`."""
+        self.prefixes[name] = load_prefix(path, self)
+        return self.prefixes[name]
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        del self.network
+        self.prefixes.clear()
+
+    # -- ids --------------------------------------------------------------------------------
+
+    def logits(self, ids: Sequence[int], prefix: Prefix | None = None) -> Tensor:
+        """Logits after each token of prompt, [gMASK], <sop>, answer, float32 [tokens, vocab], in one pass."""
+        return self.network.logits(list(ids), prefix)
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int = 8,
+        temperature: float = 0.0,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        prefix: Prefix | None = None,
+    ) -> Iterator[int]:
+        """The ids of the answer, one by one; <eop> ends it and is not among them. Temperature 0 is greedy."""
+        params = GenerationParams(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
+        return self._generate(list(ids), params, Sampler(params), prefix)
+
+    def _generate(
+        self, ids: list[int], params: GenerationParams, sampler: Sampler, prefix: Prefix | None
+    ) -> Generator[int]:
+        room = self.max_context - len(ids)
+        if room <= 0:
+            raise ModelError(
+                f"the prompt has {len(ids)} tokens, prompt and answer may have {self.max_context}",
+                remedy="shorten the prompt or raise model.max_context",
+            )
+        cache = self.network.new_cache(prefix)
+        with torch.no_grad():
+            logits = self.network.begin([ids], [cache])[0]
+        for left in range(min(params.max_new_tokens, room), 0, -1):
+            token = sampler.next(logits, ids)
+            if token == self.config.eos_token_id:
+                return
+            yield token
+            ids.append(token)
+            if left > 1:
+                with torch.no_grad():
+                    logits = self.network.decode([token], [cache])[0]
+
+    # -- text -------------------------------------------------------------------------------
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.tokenizer.encode(text))
+
+    def stream(self, query: str, history: Sequence[Turn], params: GenerationParams) -> Iterator[Delta]:
+        """The answer to a query, a delta for each token (perhaps without text), none of it revised later.
+
+        The last delta says why it ended. The oldest rounds that do not fit the context are left out.
+        Closing the iterator gives up. Raises ModelError.
+        """
+        prefix = self._prefix(params.prefix)
+        prompt = self._prompt(query, history, params)
+        sampler = Sampler(params, fallback_id=BLANK_ID, limit=len(self.tokenizer))
+        decoder, response, stop = StreamDecoder(self.tokenizer), ResponseStream(), StopStrings(params.stop)
+        asked = min(params.max_new_tokens, self.max_context - len(prompt))
+        count = 0
+        with closing(self._generate(prompt, params, sampler, prefix)) as tokens:
+            for token in tokens:
+                count += 1
+                text = response.push(stop.push(decoder.push(token)))
+                if stop.reached:
+                    break
+                yield Delta(text)
+        if stop.reached:
+            yield Delta(text + response.end(), "stop")
+            return
+        rest = response.push(stop.push(decoder.end()) + stop.end()) + response.end()
+        yield Delta(rest, "length" if count >= asked else "stop")
+
+    def _prompt(self, query: str, history: Sequence[Turn], params: GenerationParams) -> list[int]:
+        """The ids of query and history, the oldest rounds left out as the context demands."""
+        room = self.max_context - params.max_new_tokens - 2
+        rounds = [(turn.question, turn.answer) for turn in history]
+        fitted = fit_rounds(query, rounds, room, self.tokenizer.encode)
+        if fitted.dropped:
+            log.info("old rounds left out of the prompt", rounds=fitted.dropped, context=self.max_context)
+        return build_inputs(fitted.ids, self.config)
+
+    def _prefix(self, name: str | None) -> Prefix | None:
+        if name is None:
+            return None
+        if name not in self.prefixes:
+            known = ", ".join(sorted(self.prefixes)) or "none"
+            raise ModelError(f"there is no prefix {name!r}, only {known}", remedy="add it to model.prefixes")
+        return self.prefixes[name]
