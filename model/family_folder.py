@@ -68,8 +68,8 @@ def check_family(config: Mapping[str, Any], folder: Path) -> None:
     classes = config.get("architectures") or []
     if classes and not any(str(architecture).endswith(_WRITERS) for architecture in classes):
         raise ModelError(f"{classes[0]} does not write text", file=file, remedy="use a chat model")
-    if config.get("quantization_config"):
-        method = dict(config["quantization_config"]).get("quant_method", "some method")
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
         raise ModelError(
             f"{name} is quantised with {method}, which is not supported",
             file=file,
