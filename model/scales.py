@@ -13,6 +13,9 @@ from torch import Tensor
 HALF_MAX = 65504.0
 """The largest float16."""
 
+HALF_TINY = 2.0**-24
+"""The smallest float16 above zero."""
+
 EXTREMES = tuple(6.8 * math.exp(step / 15 * math.log(16 / 6.8)) for step in range(16))
 """What a group's largest weight is divided into, 6.8 to 16 steps: below 8 nothing is clipped, 16 clips it in
 half. A finer grid, or the opposite sign as well, gains 0.02 dB."""
@@ -98,8 +101,9 @@ def _squared_error(groups: Tensor, scale: Tensor, integers: Tensor) -> Tensor:
 
 
 def _stored(values: Tensor) -> Tensor:
-    """Rounded to a finite float16, in float32."""
-    return values.clamp(-HALF_MAX, HALF_MAX).to(torch.float16).to(torch.float32)
+    """Rounded to a finite float16, in float32; what is not zero does not become zero."""
+    rounded = values.clamp(-HALF_MAX, HALF_MAX).to(torch.float16).to(torch.float32)
+    return torch.where(rounded == 0, values.sign() * HALF_TINY, rounded)
 
 
 def _inverse(scale: Tensor) -> Tensor:
