@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from time import monotonic
-from typing import Protocol
+from typing import Literal, Protocol
 
+import structlog
+
+from model.config import is_first_generation, read_config
 from model.types import Delta, GenerationParams, ModelBusy, ModelError, Turn
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 MOST_WAITING = 32
 MOST_OF_ONE_USER = 2
 LONGEST_WAIT = 120.0
@@ -25,6 +28,28 @@ FIRST_GUESS = 5.0
 SIGN_OF_LIFE = 5.0
 """Seconds after which an empty delta says that the request still waits or its prompt is still read."""
 STOP_WITHIN = 30.0
+
+
+class Settings(Protocol):
+    """What it needs of the model section of config.yaml."""
+
+    @property
+    def path(self) -> Path | None: ...
+
+    @property
+    def device(self) -> Literal["auto", "cuda", "cpu", "mps"]: ...
+
+    @property
+    def quantization(self) -> Literal["int4", "int8", "none"]: ...
+
+    @property
+    def max_context(self) -> int: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    @property
+    def prefixes(self) -> Mapping[str, Path]: ...
 
 
 class Backend(Protocol):
@@ -46,6 +71,82 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def create(settings: Settings) -> LocalModel:
+    """Load `model.path`: a ChatGLM-6B, or another family through transformers. Raises ModelError."""
+    with _packages():
+        backend = load_backend(settings)
+    return LocalModel(backend, max_new_tokens=settings.max_new_tokens, prefixes=settings.prefixes)
+
+
+def check(settings: Settings) -> list[str]:
+    """What an operator should know of `model.path`; loads no weights. Raises ModelError."""
+    path = _path(settings)
+    if not _is_other_family(path):
+        return []
+    config = read_config(path)
+    with _packages():
+        from model.family_folder import check_family
+
+        check_family(config, path)
+    if settings.prefixes:
+        raise _no_prefixes(path)
+    return [f"{path.name} ({config['model_type']}) serves one request at a time; others wait in a queue"]
+
+
+def load_backend(settings: Settings) -> Backend:
+    """What answers at `model.path`, for one thread. Raises ModelError, without [model] ImportError."""
+    path = _path(settings)
+    if _is_other_family(path):
+        from model.families import load_family
+
+        if settings.prefixes:
+            raise _no_prefixes(path)
+        return load_family(
+            path,
+            device=settings.device,
+            quantization=settings.quantization,
+            max_context=settings.max_context,
+        )
+    from model.language_model import load
+
+    model = load(
+        path,
+        device=settings.device,
+        quantization=settings.quantization,
+        max_context=settings.max_context,
+    )
+    model.count_tokens("")  # a tokenizer that is missing is missed now, not at the first question
+    for name, prefix in settings.prefixes.items():
+        model.load_prefix(name, prefix)
+    return model
+
+
+@contextmanager
+def _packages() -> Iterator[None]:
+    """A package that is missing becomes a ModelError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"the package {error.name} is not installed", remedy="run: pip install 'glmbot[model]'"
+        ) from error
+
+
+def _path(settings: Settings) -> Path:
+    if settings.path is None:
+        raise ModelError("no weights are named", remedy="set model.path")
+    return settings.path
+
+
+def _is_other_family(path: Path) -> bool:
+    """Whether the folder's config.json is not a first-generation ChatGLM's; a file holds no other."""
+    return path.is_dir() and not is_first_generation(read_config(path))
+
+
+def _no_prefixes(path: Path) -> ModelError:
+    return ModelError("only ChatGLM-6B takes prefixes", file=path, remedy="take model.prefixes out")
 
 
 @dataclass(eq=False, slots=True)
