@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -91,3 +92,19 @@ async def test_how_freely_the_model_speaks_can_be_set(bot_tester: BotTester) -> 
     assert bot_tester.model is not None
     [params] = bot_tester.model.params
     assert (params.temperature, params.top_p) == (0.0, 0.5)
+
+
+async def test_tokens_are_not_counted_on_the_event_loop(bot: BotTester) -> None:
+    threads: set[threading.Thread] = set()
+
+    def count(text: str) -> int:
+        threads.add(threading.current_thread())
+        return len(text)
+
+    user = bot.with_model(lambda question: ["ok"]).private()
+    assert bot.model is not None
+    bot.model.count_tokens = count  # type: ignore[method-assign]
+    await user.say("一")
+    await user.say("二")
+    assert threads
+    assert threading.current_thread() not in threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -53,6 +54,21 @@ async def test_with_a_model_the_passages_go_into_the_prompt_and_are_cited(bot: B
     assert "新疆和西藏满 199 元包邮" in prompt
     assert prompt.endswith(QUESTION)
     assert history == []
+
+
+async def test_tokens_are_not_counted_on_the_event_loop(bot: BotTester) -> None:
+    threads: set[threading.Thread] = set()
+
+    def count(text: str) -> int:
+        threads.add(threading.current_thread())
+        return len(text)
+
+    bot.with_model(lambda prompt: ["ok"])
+    assert bot.model is not None
+    bot.model.count_tokens = count  # type: ignore[method-assign]
+    await bot.private().say(QUESTION)
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 @pytest.mark.parametrize("failure", [ModelBusy(9), ModelError("gone"), None])
