@@ -32,6 +32,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _IMPORTING = {"GLOBAL", "STACK_GLOBAL", "INST"}
+_HEAD = 1 << 20
 _AGAIN = "download it again"
 
 
@@ -186,8 +187,9 @@ def _load_bin(path: Path) -> Mapping[str, Tensor]:
 
 def _imports(path: Path) -> bool:
     """Whether a file is a pickle that names a class or function, in whatever protocol; nothing is run."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
     try:
-        with path.open("rb") as stream:
-            return any(opcode.name in _IMPORTING for opcode, _, _ in pickletools.genops(stream))
+        return any(opcode.name in _IMPORTING for opcode, _, _ in pickletools.genops(head))
     except ValueError:
         return False  # no pickle, or not up to here

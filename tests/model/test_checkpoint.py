@@ -4,11 +4,14 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,6 +19,7 @@ from model.checkpoint import EMBEDDINGS, LM_HEAD, Checkpoint, read_tensors
 from model.config import ChatGLMConfig
 from model.published import SHARDS, Published, PublishedForm
 from model.quantize import QuantizedWeight
+from model.tensor_file import TensorFile
 from model.types import ModelError
 
 DATA = Path(__file__).parent.parent / "data" / "chatglm"
@@ -458,3 +462,28 @@ def test_no_tensor_of_that_prefix(tmp_path: Path) -> None:
         read_tensors(DATA / "model.safetensors")
     with pytest.raises(ModelError, match="no such file"):
         read_tensors(tmp_path / "nothing")
+
+
+# -- any damage -------------------------------------------------------------------------------
+
+SMALL = {"a": torch.arange(12.0).view(3, 4), "b": torch.ones(5).half(), "c": torch.ones(2, 2).char()}
+
+
+@pytest.mark.parametrize("name", ["old.bin", "new.bin", "x.safetensors"])
+@given(data=st.data())
+def test_damaged_bytes_give_tensors_or_a_model_error(
+    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("damaged") / name
+    if name.endswith(".bin"):
+        torch.save(SMALL, file, _use_new_zipfile_serialization=name == "new.bin")
+    else:
+        save_file(SMALL, file)
+    content = bytearray(file.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place : place + data.draw(st.integers(0, 20))] = data.draw(st.binary(max_size=20))
+    file.write_bytes(content)
+    with suppress(ModelError):
+        opened = TensorFile(file)
+        for tensor in opened.tensors:
+            opened.read(tensor).double().sum()
