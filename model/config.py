@@ -12,6 +12,7 @@ from model.types import ModelError
 
 IMAGE_TOKENS = 20_000
 """Rows in front of the vocabulary of checkpoints from before 2023-04-06; never used by text."""
+EARLY_BOS = 150_004
 EARLY_IDS = ("bos_token_id", "eos_token_id", "mask_token_id", "gmask_token_id", "pad_token_id")
 CONFIG_NAME = "config.json"
 
@@ -73,17 +74,19 @@ class ChatGLMConfig:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "bos_token_id"):
             known[name] = _whole(data, name, file)
         bos = known["bos_token_id"]
-        # before April 2023 config.json named neither the mask tokens nor the padding
+        # before April 2023 config.json named neither the mask tokens nor the padding, or 0 for the latter
+        early = bos == EARLY_BOS
         usual = {
             "inner_hidden_size": 4 * known["hidden_size"],
             "max_sequence_length": 2_048,
             "eos_token_id": bos + 1,
             "mask_token_id": bos - 4,
             "gmask_token_id": bos - 3,
-            "pad_token_id": 3 + IMAGE_TOKENS if bos == 150_004 else 3,
+            "pad_token_id": 3 + IMAGE_TOKENS if early else 3,
         }
         for name, value in usual.items():
-            known[name] = _whole(data, name, file) if data.get(name) is not None else value
+            given = data.get(name) is not None and not (early and data[name] == 0)
+            known[name] = _whole(data, name, file) if given else value
         if data.get("pre_seq_len") is not None:
             known["pre_seq_len"] = _whole(data, "pre_seq_len", file)
         epsilon = data.get("layernorm_epsilon", 1e-5)
