@@ -1,0 +1,224 @@
+"""A loaded model: ids to ids and text to text."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import model
+from model.prompt import build_inputs, format_chat, process_response
+from model.random_model import make_random
+from model.types import Delta, GenerationParams, ModelError, Turn
+
+VECTORS = Path(__file__).parents[1] / "data" / "chatglm"
+CASES = load_file(VECTORS / "cases.safetensors")
+GREEDY = GenerationParams(max_new_tokens=40, temperature=0)
+HISTORY = [Turn("运费是多少？", "满 99 元包邮。"), Turn("多久能到？", "三天左右。")]
+
+
+@pytest.fixture(scope="module")
+def exact() -> model.LanguageModel:
+    return model.load(VECTORS, device="cpu", quantization="none", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("random") / "tiny"
+    make_random(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path) -> model.LanguageModel:
+    return model.load(folder, device="cpu", quantization="none", dtype="float32")
+
+
+def said(deltas: Iterator[Delta]) -> tuple[str, str | None]:
+    """The whole text, and the finish that only the last delta may have."""
+    *others, last = deltas
+    assert all(delta.finish is None for delta in others)
+    return "".join(delta.text for delta in [*others, last]), last.finish
+
+
+def answer_ids(tiny: model.LanguageModel, prompt: str, count: int) -> list[int]:
+    ids = build_inputs(tiny.tokenizer.encode(prompt), tiny.config)
+    return list(tiny.generate(ids, max_new_tokens=count))
+
+
+# -- ids ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["gmask", "mask", "multi_special", "no_context", "long", "gmask_prefilled"])
+def test_greedy_ids_are_the_published_ones(exact: model.LanguageModel, case: str) -> None:
+    tokens = CASES[f"{case}/greedy_tokens"][0].tolist()
+    ids = CASES[f"{case}/input_ids"][0].tolist()
+    assert list(exact.generate(ids, max_new_tokens=len(tokens))) == tokens
+
+
+def test_eop_ends_an_answer_and_is_not_among_its_ids(exact: model.LanguageModel) -> None:
+    ids = CASES["gmask/input_ids"][0].tolist()
+    tokens = CASES["gmask/greedy_tokens"][0].tolist()
+    ending = replace(exact.config, eos_token_id=tokens[3])
+    network = type(exact.network)(ending, exact.network.weights)
+    ended = model.LanguageModel(network, VECTORS, max_context=2048)
+    assert list(ended.generate(ids, max_new_tokens=8)) == tokens[: tokens.index(tokens[3])]
+
+
+def test_an_answer_ends_where_the_context_does(exact: model.LanguageModel) -> None:
+    ids = CASES["gmask/input_ids"][0].tolist()
+    short = model.LanguageModel(exact.network, VECTORS, max_context=len(ids) + 3)
+    assert len(list(short.generate(ids, max_new_tokens=8))) == 3
+    full = model.LanguageModel(exact.network, VECTORS, max_context=len(ids))
+    with pytest.raises(ModelError, match=f"{len(ids)} tokens") as caught:
+        list(full.generate(ids))
+    assert "max_context" in (caught.value.remedy or "")
+
+
+def test_a_seed_gives_the_same_ids_again(exact: model.LanguageModel) -> None:
+    ids = CASES["gmask/input_ids"][0].tolist()
+
+    def drawn(seed: int) -> list[int]:
+        return list(exact.generate(ids, 20, 1.5, seed=seed))
+
+    assert drawn(1) == drawn(1)
+    assert len({tuple(drawn(seed)) for seed in range(5)}) > 1
+
+
+def test_generating_leaves_the_callers_ids_alone(exact: model.LanguageModel) -> None:
+    ids = CASES["gmask/input_ids"][0].tolist()
+    before = list(ids)
+    list(exact.generate(ids))
+    assert ids == before
+
+
+def test_a_prefix_steers_one_call_and_not_the_next(exact: model.LanguageModel) -> None:
+    prefix = model.Prefix(torch.randn(3, 2, 8, 4, 16, generator=torch.Generator().manual_seed(1)))
+    ids = CASES["gmask/input_ids"][0].tolist()
+    plain = list(exact.generate(ids))
+    assert list(exact.generate(ids, prefix=prefix)) != plain
+    assert list(exact.generate(ids)) == plain
+
+
+# -- text -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("query", ["你好", "运费是多少？", "How long does delivery take?", "a\n\tb    c"])
+def test_streamed_text_is_the_decoded_answer(tiny: model.LanguageModel, query: str) -> None:
+    text, finish = said(tiny.stream(query, [], GREEDY))
+    ids = answer_ids(tiny, query, 40)
+    decoded = tiny.tokenizer.decode(ids)
+    assert text == process_response(decoded.replace("\ufffd", ""))
+    assert finish == ("length" if len(ids) == 40 else "stop")
+
+
+def test_a_stream_never_has_a_broken_character(tiny: model.LanguageModel) -> None:
+    for seed in range(5):
+        params = GenerationParams(max_new_tokens=60, temperature=2.0, top_p=1.0, top_k=0, seed=seed)
+        text, _ = said(tiny.stream("你好", [], params))
+        assert "\ufffd" not in text
+
+
+def test_history_goes_into_the_prompt_as_rounds(tiny: model.LanguageModel) -> None:
+    text, _ = said(tiny.stream("可以退吗？", HISTORY, GREEDY))
+    prompt = format_chat("可以退吗？", [(turn.question, turn.answer) for turn in HISTORY])
+    assert prompt.startswith("[Round 0]\n问：运费是多少？\n答：满 99 元包邮。\n[Round 1]")
+    assert text == process_response(tiny.tokenizer.decode(answer_ids(tiny, prompt, 40)).replace("\ufffd", ""))
+    assert text != said(tiny.stream("可以退吗？", [], GREEDY))[0]
+
+
+def test_the_oldest_rounds_go_where_the_context_is_short(tiny: model.LanguageModel) -> None:
+    latest = format_chat("可以退吗？", [(HISTORY[1].question, HISTORY[1].answer)])
+    room = tiny.count_tokens(latest) + 2 + GREEDY.max_new_tokens
+    short = model.LanguageModel(tiny.network, tiny.path, max_context=room)
+    text, _ = said(short.stream("可以退吗？", HISTORY, GREEDY))
+    assert text == said(tiny.stream("可以退吗？", HISTORY[1:], GREEDY))[0]
+
+
+def test_a_question_longer_than_the_context_is_refused(tiny: model.LanguageModel) -> None:
+    with pytest.raises(ModelError, match="longer than the context") as caught:
+        list(tiny.stream("运费" * 4_000, HISTORY, GREEDY))
+    assert caught.value.remedy
+
+
+def test_a_stop_string_ends_the_answer_before_it(tiny: model.LanguageModel) -> None:
+    whole, _ = said(tiny.stream("你好", [], GREEDY))
+    stop = whole[4:6]
+    text, finish = said(tiny.stream("你好", [], replace(GREEDY, stop=(stop,))))
+    assert text == process_response(whole[: whole.index(stop)])
+    assert finish == "stop"
+
+
+def test_what_is_given_out_comes_as_it_is_generated(tiny: model.LanguageModel) -> None:
+    deltas = list(tiny.stream("你好", [], GREEDY))
+    assert sum(bool(delta.text) for delta in deltas) > 5
+
+
+def test_closing_a_stream_ends_it(tiny: model.LanguageModel) -> None:
+    stream = tiny.stream("你好", [], GREEDY)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert list(stream) == []
+
+
+def test_padding_rows_of_the_vocabulary_are_never_drawn(tiny: model.LanguageModel) -> None:
+    pieces = len(tiny.tokenizer)
+    assert pieces < tiny.config.vocab_size
+    table = tiny.network.weights.word_embeddings
+    assert isinstance(table, torch.Tensor)
+    loud = table.clone()
+    loud[pieces:] *= 50
+    weights = replace(tiny.network.weights, word_embeddings=loud)
+    padded = model.LanguageModel(type(tiny.network)(tiny.config, weights), tiny.path, max_context=2048)
+    ids = build_inputs(padded.tokenizer.encode("你好"), padded.config)
+    assert max(padded.generate(ids)) >= pieces  # the bare ids show that the rows would win
+    text, _ = said(padded.stream("你好", [], GREEDY))
+    assert text
+
+
+def test_prefixes_go_by_name(tiny: model.LanguageModel) -> None:
+    with pytest.raises(ModelError, match="'shop'"):
+        list(tiny.stream("你好", [], replace(GREEDY, prefix="shop")))
+
+
+def test_no_tokenizer_is_needed_until_there_is_text(exact: model.LanguageModel, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(VECTORS / name, tmp_path)
+    bare = model.load(tmp_path, device="cpu", quantization="none", dtype="float32")
+    ids = CASES["gmask/input_ids"][0].tolist()
+    assert list(bare.generate(ids)) == list(exact.generate(ids))
+    with pytest.raises(ModelError, match="tokenizer") as caught:
+        bare.count_tokens("你好")
+    assert caught.value.remedy
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(VECTORS / name, tmp_path)
+    shutil.copy(folder / "ice_text.model", tmp_path)
+    mixed = model.load(tmp_path, device="cpu", quantization="none", dtype="float32")
+    with pytest.raises(ModelError, match="vocabular"):
+        mixed.count_tokens("你好")
+
+
+@pytest.mark.parametrize("quantization", ["int4", "int8"])
+def test_quantised_at_loading_comes_near_the_floats(
+    exact: model.LanguageModel, quantization: model.language_model.Quantization
+) -> None:
+    ids = CASES["gmask/input_ids"][0].tolist()
+    loaded = model.load(VECTORS, device="cpu", quantization=quantization, dtype="float32")
+    error = (loaded.logits(ids) - exact.logits(ids)).square().mean() / exact.logits(ids).square().mean()
+    assert 1e-9 < error < (0.2 if quantization == "int4" else 1e-3)
+
+
+def test_an_absent_device_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(ModelError, match="'cuda'") as caught:
+        model.load(VECTORS, device="cuda")
+    assert caught.value.remedy
