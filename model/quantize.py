@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -20,8 +21,8 @@ from model.types import ModelError
 OFFSET = 8
 """What is added to an INT4 value before it is stored: 0..15 stands for -8..7."""
 
-BLOCK = 1 << 18
-"""Weights that are quantised at once: few enough for the cache, many enough to share among threads."""
+BLOCK = 1 << 17
+"""Weights that a thread quantises at once: few enough for its cache, many enough to outweigh the calls."""
 
 Fit: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """From groups [out, groups, width] to their scales and zero-points [out, groups, 1]."""
@@ -129,7 +130,7 @@ def quantize_int4(
 
 def quantize_int4_hqq(weight: Tensor, group_size: int = 64, *, name: str | None = None) -> QuantizedWeight:
     """INT4 with float16 scales and zero-points found by HQQ; otherwise as `quantize_int4`."""
-    return _quantize(weight, 4, group_size, half_quadratic, name)
+    return _quantize(weight, 4, group_size, half_quadratic, name, with_zero=True)
 
 
 def quantize_int8(weight: Tensor, *, name: str | None = None) -> QuantizedWeight:
@@ -138,17 +139,24 @@ def quantize_int8(weight: Tensor, *, name: str | None = None) -> QuantizedWeight
 
 
 def _quantize(
-    weight: Tensor, bits: Literal[4, 8], group_size: int, fit: Fit, name: str | None
+    weight: Tensor,
+    bits: Literal[4, 8],
+    group_size: int,
+    fit: Fit,
+    name: str | None,
+    with_zero: bool = False,
 ) -> QuantizedWeight:
     """Quantise block by block of rows, so that little memory is needed besides the result."""
+    weight = weight.detach()
     rows, columns = weight.shape
     low, high = (-8, 7) if bits == 4 else (-127, 127)
     width, dtype = ((columns + 1) // 2, torch.uint8) if bits == 4 else (columns, torch.int8)
     packed = torch.empty((rows, width), dtype=dtype, device=weight.device)
     scales = torch.empty((rows, -(-columns // group_size)), dtype=torch.float16, device=weight.device)
-    zeros: Tensor | None = None
+    zeros = torch.empty_like(scales) if with_zero else None
     step = max(1, BLOCK // columns)
-    for start in range(0, rows, step):
+
+    def quantize_rows(start: int) -> None:
         part = slice(start, start + step)
         block = weight[part].to(torch.float32).contiguous()
         _check_range(block, name)
@@ -158,11 +166,30 @@ def _quantize(
             scale, zero = fit(groups)
             target.copy_(steps(groups, scale, zero, low, high))
             scales[part, numbers] = scale.squeeze(2)
-            if zero is not None:
-                zeros = torch.empty_like(scales) if zeros is None else zeros
+            if zeros is not None and zero is not None:
                 zeros[part, numbers] = zero.squeeze(2)
         packed[part] = pack_int4(integers) if bits == 4 else integers
+
+    _in_threads(quantize_rows, range(0, rows, step))
     return QuantizedWeight(bits, group_size, columns, packed, scales, zeros)
+
+
+def _in_threads(work: Callable[[int], None], starts: range) -> None:
+    """Run `work` for every start in as many threads as torch uses, one operation in one thread.
+
+    Operations on blocks this small are not worth sharing, and on a busy machine threads that wait for each
+    other after every one of them spend nearly all time waiting.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(starts) <= 1:
+        for start in starts:
+            work(start)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, starts))
+    finally:
+        torch.set_num_threads(threads)  # for threads to come; this one's own number never changed
 
 
 def _check_range(block: Tensor, name: str | None) -> None:

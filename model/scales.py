@@ -16,9 +16,9 @@ HALF_MAX = 65504.0
 HALF_TINY = 2.0**-24
 """The smallest float16 above zero."""
 
-EXTREMES = tuple(6.8 * math.exp(step / 15 * math.log(16 / 6.8)) for step in range(16))
+EXTREMES = tuple(6.8 * math.exp(step / 11 * math.log(16 / 6.8)) for step in range(12))
 """What a group's largest weight is divided into, 6.8 to 16 steps: below 8 nothing is clipped, 16 clips it in
-half. A finer grid, or the opposite sign as well, gains 0.02 dB."""
+half. A finer grid, or the opposite sign as well, gains 0.03 dB."""
 
 
 def steps(groups: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:

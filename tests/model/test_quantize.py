@@ -95,19 +95,20 @@ def heavy_tailed(rows: int, columns: int, seed: int, tail: float) -> Tensor:
     """Normal numbers times exp(tail * normal)."""
     generator = torch.Generator().manual_seed(seed)
     normal, size = torch.randn(2, rows, columns, generator=generator)
-    return normal * torch.exp(tail * size)
+    values: Tensor = normal * torch.exp(tail * size)
+    return values
 
 
 def largest(values: Tensor, group_size: int) -> Tensor:
     """The largest magnitude of each element's group, [rows, columns]."""
-    parts = values.abs().split(group_size, dim=1)
+    parts = torch.split(values.abs(), group_size, dim=1)
     return torch.cat([part.amax(1, keepdim=True).expand_as(part) for part in parts], dim=1)
 
 
 def group_errors(weight: Tensor, quantized: QuantizedWeight) -> Tensor:
     """Squared errors in float64, [rows, groups]."""
     errors = (weight.double() - dequantize(quantized).double()) ** 2
-    return torch.stack([part.sum(1) for part in errors.split(quantized.group_size, dim=1)], dim=1)
+    return torch.stack([part.sum(1) for part in torch.split(errors, quantized.group_size, dim=1)], dim=1)
 
 
 def error_bound(weight: Tensor, group_size: int, levels: int) -> Tensor:
