@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from model import local
-from model.local import LocalModel
+from model.local import LocalModel, check, create
 from model.types import ChatModel, Delta, GenerationParams, ModelBusy, ModelError, Turn
 
 PLAIN = GenerationParams()
@@ -272,3 +278,123 @@ async def test_a_loop_that_ended_stops_nobody_else(model: LocalModel, speaker: S
 
     await asyncio.to_thread(asyncio.run, leave())
     assert await ask(model, "next") == [Delta("next"), Delta("", "stop")]
+
+
+# -- from the configuration ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    path: Path | None
+    device: Literal["auto", "cuda", "cpu", "mps"] = "cpu"
+    quantization: Literal["int4", "int8", "none"] = "int4"
+    max_context: int = 256
+    max_new_tokens: int = 8
+    prefixes: Mapping[str, Path] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random ChatGLM with its tokenizer."""
+    from model.random_model import make_random
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_random(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in the project's own file."""
+    from model.random_model import make_random
+
+    folder = tmp_path_factory.mktemp("models") / "packed"
+    make_random(folder, form="packed")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with its tokenizer."""
+    from tests.model.test_families import make_network, make_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    make_network("llama").save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_config(folder: Path, **keys: object) -> Path:
+    (folder / "config.json").write_text(json.dumps(keys), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("family", ["tiny", "packed", "llama"])
+async def test_the_configured_folder_answers(family: str, request: pytest.FixtureRequest) -> None:
+    model = create(Settings(request.getfixturevalue(family)))
+    try:
+        assert (model.name, model.max_context) == (family, 256)
+        assert 0 < model.count_tokens("怎么退货") < 20
+        deltas = await ask(model, "怎么退货")
+        assert "".join(delta.text for delta in deltas).strip()
+        assert deltas[-1].finish in ("stop", "length")
+    finally:
+        await model.close()
+
+
+async def test_configured_prefixes_are_resident(tiny: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from model.config import ChatGLMConfig
+
+    sizes = ChatGLMConfig.read(tiny)
+    embedding = torch.randn(4, 2 * sizes.num_layers * sizes.hidden_size)
+    save_file({"transformer.prefix_encoder.embedding.weight": embedding}, tmp_path / "shop.safetensors")
+    model = create(Settings(tiny, quantization="none", prefixes={"shop": tmp_path / "shop.safetensors"}))
+    try:
+        greedy = GenerationParams(temperature=0.0)
+        plain = await ask(model, "怎么退货", params=greedy)
+        assert await ask(model, "怎么退货", params=GenerationParams(temperature=0.0, prefix="shop")) != plain
+        assert await ask(model, "怎么退货", params=greedy) == plain
+    finally:
+        await model.close()
+
+
+def test_a_tokenizer_that_is_missing_is_missed_at_the_start(tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "mute")
+    (folder / "ice_text.model").unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        create(Settings(folder))
+
+
+def test_without_the_packages_the_remedy_is_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "model.language_model", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ModelError, match="torch is not installed") as error:
+        create(Settings(write_config(tmp_path, position_encoding_2d=True)))
+    assert error.value.remedy == "run: pip install 'glmbot[model]'"
+    monkeypatch.delitem(sys.modules, "model.family_folder", raising=False)
+    with pytest.raises(ModelError, match="torch is not installed"):
+        check(Settings(write_config(tmp_path, model_type="llama")))
+
+
+def test_the_check_tells_which_families_serve_one_at_a_time(tmp_path: Path) -> None:
+    chatglm = write_config(tmp_path, model_type="chatglm", inner_hidden_size=64)
+    assert check(Settings(chatglm)) == []
+    assert check(Settings(chatglm / "config.json")) == []  # a file can only be a ChatGLM's
+    qwen = write_config(tmp_path, model_type="qwen2", architectures=["Qwen2ForCausalLM"])
+    [notice] = check(Settings(qwen))
+    assert "(qwen2) serves one request at a time" in notice
+    with pytest.raises(ModelError, match="only ChatGLM-6B takes prefixes"):
+        check(Settings(qwen, prefixes={"shop": tmp_path}))
+    second = write_config(tmp_path, model_type="chatglm", architectures=["ChatGLMModel"], auto_map={})
+    with pytest.raises(ModelError, match="code of its own"):
+        check(Settings(second))
+
+
+def test_the_check_misses_a_config_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        check(Settings(tmp_path))
