@@ -13,12 +13,17 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def run(name: str, *arguments: str) -> Any:
-    """What a benchmark prints on its last line."""
+def printed(name: str, *arguments: str) -> str:
+    """What a benchmark prints."""
     program = [sys.executable, str(HERE / name), *arguments]
     ended = subprocess.run(program, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    return ended.stdout
+
+
+def run(name: str, *arguments: str) -> Any:
+    """What a benchmark prints on its last line."""
+    return json.loads(printed(name, *arguments).splitlines()[-1])
 
 
 @pytest.mark.parametrize("kind", ["command", "keyword", "regex"])
@@ -32,3 +37,12 @@ def test_a_full_turn() -> None:
 
 def test_distinct_users() -> None:
     assert [sample["users"] for sample in run("bench_start.py", "--only-users", "1000")] == [500, 1000]
+
+
+def test_formats_of_weights(tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    printed("quantization_table.py", "--quick", "--json", str(file))
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    assert rows
+    for row in rows:
+        assert all(value > 0 for value in row.values() if isinstance(value, float)), row
