@@ -1,0 +1,325 @@
+"""`glmbot model`: download, convert, describe and try out models for this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from model.types import GenerationParams, ModelError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Progress = Callable[[int, int], None]
+Device = Literal["auto", "cuda", "cpu", "mps"]
+Quantization = Literal["int4", "int8", "none"]
+
+
+class Commands(TyperGroup):
+    """Says which package of the extra [model] is missing, and keeps warnings of others' code to itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises ModelError, which `glmbot` tells in one line with exit code 1."""
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            problem = f"the package {error.name} is not installed"
+            raise ModelError(problem, remedy="run: pip install 'glmbot[model]'") from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Download, convert, describe and try out models for this process.",
+    no_args_is_help=True,
+)
+Source = Annotated[Path, typer.Argument(help="A folder or file in any published form.", metavar="SOURCE")]
+Target = Annotated[
+    Path, typer.Argument(help="A folder for glmbot.safetensors, or NAME.safetensors.", metavar="TARGET")
+]
+GroupSize = Annotated[int, typer.Option("--group-size", min=2, help="Columns that share an INT4 scale.")]
+NoSearch = Annotated[bool, typer.Option("--no-search", help="Plain scales: faster, 1 to 2 dB worse.")]
+Hqq = Annotated[bool, typer.Option("--hqq", help="INT4 with zero-points instead of searched scales.")]
+Head = Annotated[
+    Literal["auto", "int8", "float16"],
+    typer.Option("--head", help="Of the embedding, which is the output matrix too. auto: int8 if quantised."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is at the target.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where it runs.")]
+QuantizationOption = Annotated[
+    Quantization, typer.Option("--quantization", help="Of float weights; integers stay as they are stored.")
+]
+
+
+@app.command()
+def download(
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.")] = "THUDM/chatglm-6b",
+    to: Annotated[Path | None, typer.Option("--to", help="Folder (default: ./NAME).")] = None,
+    mirror: Annotated[
+        str | None, typer.Option("--mirror", help="Address of a hub like ModelScope: https://modelscope.cn")
+    ] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
+) -> None:
+    """Fetch weights, configuration and tokenizer; never code.
+
+    HF_ENDPOINT names a mirror of the Hugging Face hub, HF_TOKEN a token for it. Run it again to go on where
+    it was cut off. Sizes and SHA-256 are checked. ModelScope has ChatGLM-6B as ZhipuAI/ChatGLM-6B.
+    """
+    from model.description import file_size
+    from model.download import download
+
+    with _bar("Downloading") as progress:
+        folder = download(repo, to, mirror=mirror, revision=revision, progress=progress)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    typer.echo(f"{folder}: {file_size(size)}")
+
+
+@app.command()
+def convert(
+    source: Source,
+    target: Target,
+    quantization: QuantizationOption = "int4",
+    group_size: GroupSize = 64,
+    no_search: NoSearch = False,
+    hqq: Hqq = False,
+    head: Head = "auto",
+    force: Force = False,
+) -> None:
+    """Write weights in any published form as one packed file, which loads at once.
+
+    Floats are quantised, published integers kept to the bit. Run it again to go on where it was cut off.
+    """
+    from model.convert import convert
+
+    _write_packed(
+        source,
+        partial(
+            convert,
+            source,
+            target,
+            quantization=quantization,
+            group_size=group_size,
+            search=not no_search,
+            hqq=hqq,
+            head=head,
+            force=force,
+        ),
+    )
+
+
+@app.command()
+def quantize(
+    source: Source,
+    target: Target,
+    bits: Annotated[Literal["4", "8"], typer.Option("--bits", help="Bits of a weight.")] = "4",
+    group_size: GroupSize = 64,
+    no_search: NoSearch = False,
+    hqq: Hqq = False,
+    head: Head = "auto",
+    force: Force = False,
+) -> None:
+    """Convert float weights to integers, and say what that costs: the signal-to-noise ratio by matrix.
+
+    Refuses what is quantised already; `convert` keeps such weights as they are.
+    """
+    from model.checkpoint import Checkpoint
+    from model.convert import convert
+    from model.packed import Packed, is_packed
+    from model.quality import weight_snr
+
+    checkpoint = None if is_packed(source) else Checkpoint.open(source)
+    if checkpoint is None or checkpoint.form != "float":
+        problem = f"is {checkpoint.form if checkpoint else 'packed'} already"
+        raise ModelError(problem, file=source, remedy="name the float weights")
+    file = _write_packed(
+        source,
+        partial(
+            convert,
+            source,
+            target,
+            quantization="int4" if bits == "4" else "int8",
+            group_size=group_size,
+            search=not no_search,
+            hqq=hqq,
+            head=head,
+            force=force,
+        ),
+    )
+    with _bar("Comparing") as progress:
+        ratios = weight_snr(checkpoint, Packed.open(file), progress)
+    typer.echo("signal-to-noise ratio of the weights:")
+    for kind, decibels in ratios.items():
+        typer.echo(f"  {kind:<16} {decibels:6.2f} dB")
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A folder or file of any model.", metavar="PATH")],
+    device: DeviceOption = "auto",
+    quantization: QuantizationOption = "int4",
+) -> None:
+    """Tell form, sizes, vocabulary, tokenizer, quantisation and the memory needed; reads no weights.
+
+    Exit code 1, and what is wrong, for what would not load.
+    """
+    from model.description import describe
+
+    rows = list(describe(path, device=device, quantization=quantization))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        typer.echo(f"{name:<{width}}  {text}")
+
+
+@app.command("make-random")
+def make_random(
+    path: Annotated[Path, typer.Argument(help="A new or empty folder.", metavar="PATH")],
+    size: Annotated[Literal["tiny", "6b"], typer.Option("--size", help="6b: the true size.")] = "tiny",
+    form: Annotated[
+        Literal["safetensors", "fp16-shards", "int8", "int4", "early", "slim", "packed"],
+        typer.Option("--form", help="The published form to write."),
+    ] = "safetensors",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same weights.")] = 0,
+) -> None:
+    """Write a complete ChatGLM of random weights, to try everything without a download.
+
+    tiny comes with a tokenizer of its own: text goes in, nonsense comes out.
+    """
+    from model.description import file_size
+    from model.random_model import make_random
+
+    with _bar("Writing") as progress:
+        make_random(path, size, form, seed, progress)
+    written = sum(file.stat().st_size for file in path.iterdir())
+    typer.echo(f"{path}: {file_size(written)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The options of `chat` as the model section of config.yaml has them."""
+
+    path: Path | None
+    device: Device
+    quantization: Quantization
+    max_context: int
+    max_new_tokens: int
+    prefixes: dict[str, Path] = field(default_factory=dict)
+
+
+@app.command()
+def chat(
+    path: Annotated[Path, typer.Argument(help="A folder or file of any model.", metavar="PATH")],
+    device: DeviceOption = "auto",
+    quantization: QuantizationOption = "int4",
+    prefix: Annotated[Path | None, typer.Option("--prefix", help="A P-Tuning v2 checkpoint.")] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0: always the likeliest.")
+    ] = 0.95,
+    top_p: Annotated[
+        float, typer.Option("--top-p", min=0.0, max=1.0, help="Mass of tokens drawn from.")
+    ] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Of one answer.")] = 512,
+    max_context: Annotated[
+        int,
+        typer.Option("--max-context", min=1, help="Tokens of prompt and answer; older rounds are left out."),
+    ] = 2048,
+    seed: Annotated[int | None, typer.Option("--seed", help="Makes answers repeatable.")] = None,
+) -> None:
+    """Talk with a model here, a line a question: `clear` forgets the talk, `stop` ends it.
+
+    Ctrl-C breaks an answer off and keeps what there is of it in the talk; between answers it ends.
+    """
+    from model.chat_console import talk
+    from model.local import load_backend
+
+    _log_to_stderr()
+    prefixes = {} if prefix is None else {"chat": prefix}
+    began = monotonic()
+    with _console().status("Loading"):
+        model = load_backend(_Settings(path, device, quantization, max_context, max_new_tokens, prefixes))
+    typer.echo(f"{model.name}, loaded in {monotonic() - began:.1f} s; clear forgets, stop ends", err=True)
+    params = GenerationParams(
+        max_new_tokens, temperature, top_p, seed=seed, prefix="chat" if prefixes else None
+    )
+    try:
+        talk(model, params)
+    finally:
+        model.close()
+
+
+def _write_packed(source: Path, convert: Callable[..., Path]) -> Path:
+    """Convert, and tell sizes, time and memory."""
+    from model.description import file_size, scheme_text
+    from model.packed import Packed
+    from model.tensor_file import weight_files
+
+    began = monotonic()
+    with _bar("Converting") as progress:
+        file = convert(progress=progress)
+    before = sum(part.stat().st_size for part in weight_files(source))
+    after = file.stat().st_size
+    scheme = scheme_text(Packed.open(file).scheme)
+    typer.echo(f"{file}: {scheme}, {file_size(before)} -> {file_size(after)}")
+    memory = _peak_memory()
+    told = "" if memory is None else f", peak memory {file_size(memory)}"
+    typer.echo(f"{monotonic() - began:.1f} s{told}")
+    return file
+
+
+def _peak_memory() -> int | None:
+    """The most memory this process has had resident, in bytes; None where nobody says."""
+    try:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _log_to_stderr() -> None:
+    """Standard output is for answers."""
+    import structlog
+
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Progress]:
+    """A progress bar on stderr; gives what takes the bytes done and their total."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = _console()
+    with Bar(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _console() -> Console:
+    """Progress goes to stderr, so that stdout holds results only."""
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,131 @@
+"""What `glmbot model info` tells of a folder or file, without reading its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from model import kernels, memory
+from model.checkpoint import Checkpoint
+from model.config import ChatGLMConfig, is_first_generation, read_config
+from model.convert import Quantization, Reader, Recipe, estimate, open_source
+from model.language_model import Device, choose_device, choose_dtype
+from model.packed import Packed, Scheme, is_packed
+from model.tokenizer import TOKENIZER_NAMES, Tokenizer
+
+Rows = Iterator[tuple[str, str]]
+
+
+def describe(path: Path, *, device: Device = "auto", quantization: Quantization = "int4") -> Rows:
+    """Rows of name and text; the memory is what loading it so would take. Raises ModelError like loading."""
+    if path.is_dir() and not is_packed(path) and not is_first_generation(read_config(path)):
+        yield from _family(path)
+    else:
+        yield from _chatglm(path, choose_device(device), quantization)
+
+
+def file_size(size: int) -> str:
+    """Bytes for people, in decimal units as disks and hubs count."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size / 1e3:.1f} kB"
+
+
+def scheme_text(scheme: Scheme) -> str:
+    """How matrices are stored, in a few words."""
+    if scheme.bits is None:
+        blocks = "floats"
+    else:
+        group = "one scale a row" if scheme.group_size is None else f"groups of {scheme.group_size}"
+        blocks = f"INT{scheme.bits}, {group}{', zero-points' if scheme.zero else ''}"
+    return f"{blocks}; embedding {'INT8' if scheme.head_bits else 'floats'}"
+
+
+def _chatglm(path: Path, device: torch.device, quantization: Quantization) -> Rows:
+    source = open_source(path)
+    dtype = choose_dtype("auto", device)
+    reader = Reader(source, Recipe(quantization), dtype)
+    config = source.config
+    files = [source.file] if isinstance(source, Packed) else source.files
+    folder = files[0].parent
+    yield "model", "ChatGLM-6B, first generation"
+    yield "form", "packed" if isinstance(source, Packed) else _form(source)
+    yield "files", _files(files)
+    stored, loaded = scheme_text(reader.stored), scheme_text(reader.scheme)
+    yield "weights", stored if stored == loaded else f"{stored} (loaded as {loaded})"
+    yield (
+        "sizes",
+        f"{config.num_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads",
+    )
+    yield "vocabulary", f"{config.vocab_size:,} rows, {_generation(source)}"
+    yield "tokenizer", _tokenizer(folder, config)
+    yield "context", f"{config.max_sequence_length:,} tokens"
+    if config.pre_seq_len:
+        yield "prefix", f"{config.pre_seq_len} tokens, prefix_projection {config.prefix_projection}"
+    yield "kernels", f"{kernels.linear.__module__.rpartition('.')[2]} (PyTorch {torch.__version__})"
+    plan = estimate(reader, dtype=dtype)
+    yield "memory, weights", _gib(plan.weights)
+    yield f"memory, KV cache of {plan.context:,} tokens", _gib(plan.kv_cache)
+    yield "memory, workspace", _gib(plan.workspace)
+    yield "memory, total", _gib(plan.total)
+    yield _available(device)
+
+
+def _form(source: Checkpoint) -> str:
+    kinds = sorted({file.suffix for file in source.files})
+    return f"{source.form}, {' and '.join(kinds)}"
+
+
+def _generation(source: Checkpoint | Packed) -> str:
+    if isinstance(source, Checkpoint) and ChatGLMConfig.read(source.folder).is_early:
+        return "early: image tokens stand before them and are dropped"
+    return "slim: without image tokens"
+
+
+def _tokenizer(folder: Path, config: ChatGLMConfig) -> str:
+    if not any(file for name in TOKENIZER_NAMES for file in folder.glob(name)):
+        return "missing: copy ice_text.model here, text needs it"
+    tokenizer = Tokenizer(folder)
+    tokenizer.check(config)
+    return f"{tokenizer.file.name}, {len(tokenizer):,} pieces"
+
+
+def _files(files: Sequence[Path]) -> str:
+    size = file_size(sum(file.stat().st_size for file in files))
+    return f"{files[0].name}, {size}" if len(files) == 1 else f"{len(files)} shards, {size}"
+
+
+def _available(device: torch.device) -> tuple[str, str]:
+    free = memory.available(device)
+    return (
+        f"memory, available on {device.type}",
+        "unknown" if free is None else _gib(free),
+    )
+
+
+def _family(folder: Path) -> Rows:
+    from transformers import __version__
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    from model.family_folder import TOKENIZERS, check_family, weight_bytes
+    from model.tensor_file import weight_files
+
+    config = read_config(folder)
+    check_family(config, folder)
+    size = weight_bytes(folder)
+    tokenizer = [name for name in TOKENIZERS if (folder / name).is_file()]
+    kind = config["model_type"]
+    yield "model", f"{kind}, one request at a time"
+    yield "architecture", ", ".join(config.get("architectures") or ["not named"])
+    yield "class", f"{MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]} (transformers {__version__})"
+    yield "files", _files(weight_files(folder))
+    yield "tokenizer", tokenizer[0] if tokenizer else "missing: put tokenizer.json of the model here"
+    yield "memory, weights as stored", _gib(size)
+    yield _available(torch.device("cpu"))
+
+
+def _gib(size: int) -> str:
+    return f"{size / memory.GIB:.2f} GiB" if size >= memory.GIB else f"{size / (1 << 20):.1f} MiB"
