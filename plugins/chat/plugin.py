@@ -15,10 +15,11 @@ log = structlog.get_logger(__name__)
 
 
 class Config(BaseModel, extra="forbid"):
-    """How freely the model speaks: at temperature 0 it always says what is likeliest."""
+    """How freely the model speaks (at temperature 0 it says what is likeliest), and with which prefix."""
 
     temperature: float = Field(0.95, strict=True, ge=0, le=2)
     top_p: float = Field(0.7, strict=True, gt=0, le=1)
+    prefix: str | None = None
 
 
 plugin = Plugin("chat", config=Config, help="talks to the language model")
@@ -34,7 +35,7 @@ async def talk(
     size = await asyncio.to_thread(model.count_tokens, message.text)
     if size > (room := model.max_context // 2):  # the other half is for the answer and for earlier rounds
         return session.text("too_long", limit=len(message.text) * room // size)
-    params = GenerationParams(temperature=config.temperature, top_p=config.top_p)
+    params = GenerationParams(temperature=config.temperature, top_p=config.top_p, prefix=config.prefix)
     history = await session.history()
     return Stream(_generate(model, message.text, history, params, session), feedback=True)
 

@@ -38,11 +38,12 @@ SUPPORT = 0.5
 
 
 class Config(BaseModel, extra="forbid"):
-    """The folders, the confidence from which a passage is used, the temperature of a model that reads it."""
+    """The folders, the confidence from which a passage is used; temperature and prefix of a model."""
 
     folders: list[ConfigPath] = [Path("docs")]
     threshold: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "auto"
     temperature: float = Field(0.1, strict=True, ge=0, le=2)
+    prefix: str | None = None
 
 
 plugin = Plugin(
@@ -89,7 +90,7 @@ async def answer(
     supported = [hit for hit in hits if hit.score >= SUPPORT * hits[0].score]
     prompt, used = await asyncio.to_thread(make_prompt, message.text, supported, session.language, model)
     sources = tuple(dict.fromkeys(hit.entry.title for hit in used))
-    params = GenerationParams(temperature=config.temperature)
+    params = GenerationParams(temperature=config.temperature, prefix=config.prefix)
     chunks = _generate(model, prompt, params, session.key, extract)
     return Stream(chunks, sources=sources, feedback=True)
 

@@ -87,11 +87,15 @@ async def test_a_question_longer_than_the_model_can_read_is_answered_with_the_li
 
 
 async def test_how_freely_the_model_speaks_can_be_set(bot_tester: BotTester) -> None:
-    user = bot_tester.use(plugin, temperature=0.0, top_p=0.5).with_model(lambda question: ["ok"]).private()
+    user = (
+        bot_tester.use(plugin, temperature=0.0, top_p=0.5, prefix="shop")
+        .with_model(lambda question: ["ok"])
+        .private()
+    )
     await user.say("你好")
     assert bot_tester.model is not None
     [params] = bot_tester.model.params
-    assert (params.temperature, params.top_p) == (0.0, 0.5)
+    assert (params.temperature, params.top_p, params.prefix) == (0.0, 0.5, "shop")
 
 
 async def test_tokens_are_not_counted_on_the_event_loop(bot: BotTester) -> None:
