@@ -230,10 +230,12 @@ def chat(
     top_p: Annotated[
         float, typer.Option("--top-p", min=0.0, max=1.0, help="Mass of tokens drawn from.")
     ] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Of one answer.")] = 512,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Of one answer; at most half of the context.")
+    ] = 512,
     max_context: Annotated[
         int,
-        typer.Option("--max-context", min=1, help="Tokens of prompt and answer; older rounds are left out."),
+        typer.Option("--max-context", min=64, help="Tokens of prompt and answer; older rounds are left out."),
     ] = 2048,
     seed: Annotated[int | None, typer.Option("--seed", help="Makes answers repeatable.")] = None,
 ) -> None:
@@ -245,6 +247,7 @@ def chat(
     from model.local import load_backend
 
     _log_to_stderr()
+    max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
     prefixes = {} if prefix is None else {"chat": prefix}
     began = monotonic()
     with _console().status("Loading"):

@@ -353,6 +353,12 @@ def test_answers_come_from_the_model_the_same_for_a_seed(glmbot: Glmbot, made: P
     assert other.stdout != first.stdout
 
 
+def test_a_short_context_leaves_room_for_the_question(glmbot: Glmbot, made: Path) -> None:
+    done = glmbot("chat", made, "--max-context", 64, "--seed", 1, input="你好\n")
+    assert len(done.stdout.strip()) > 3
+    assert "error" not in done.stderr
+
+
 class Terminal:
     """A process in a terminal of its own."""
 
@@ -402,7 +408,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(made: Path) -> Iterator[Terminal]:
-    words = ("--max-new-tokens", "1900", "--seed", "1", "--device", "cpu")
+    words = ("--max-new-tokens", "1000", "--seed", "1", "--device", "cpu")
     terminal = Terminal("model", "chat", str(made), *words)
     yield terminal
     terminal.close()
