@@ -165,6 +165,21 @@ async def test_webhook_examples_are_answered(
     assert answer in out.decode()
 
 
+# -- the model -------------------------------------------------------------------------------
+
+
+def test_vectors_are_compared_as_shown(tmp_path: Path) -> None:
+    [name] = write_examples(ROOT / "docs" / "model.md", tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / name)],
+        cwd=ROOT / "tests" / "data" / "chatglm",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # -- the READMEs ----------------------------------------------------------------------------
 
 
@@ -238,7 +253,7 @@ def commands_named() -> list[str]:
     found = set()
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        found.update(re.findall(r"(?:`|^)glmbot ([a-z]+(?: [a-z]+)?)", text, re.M))
+        found.update(re.findall(r"(?:`|^)glmbot ([a-z]+(?: [a-z][a-z-]*)?)", text, re.M))
     return sorted(found)
 
 
