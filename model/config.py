@@ -15,6 +15,8 @@ IMAGE_TOKENS = 20_000
 EARLY_BOS = 150_004
 EARLY_IDS = ("bos_token_id", "eos_token_id", "mask_token_id", "gmask_token_id", "pad_token_id")
 CONFIG_NAME = "config.json"
+PACKED_NAME = "glmbot.safetensors"
+"""The project's own file of weights, which holds its configuration as well."""
 
 
 @dataclass(frozen=True, slots=True)

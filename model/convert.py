@@ -17,8 +17,8 @@ from torch import Tensor
 
 from model import memory
 from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear
-from model.config import CONFIG_NAME, ChatGLMConfig
-from model.packed import FILE_NAME, Packed, Scheme, is_packed
+from model.config import CONFIG_NAME, PACKED_NAME, ChatGLMConfig
+from model.packed import Packed, Scheme, is_packed
 from model.packed_writer import PackedWriter, Plan, write_atomically
 from model.quantize import QuantizedWeight, quantize_int4, quantize_int4_hqq, quantize_int8
 from model.tensor_file import weight_files
@@ -137,7 +137,7 @@ def convert(
     if any(is_packed(file) for file in weight_files(source)):
         raise ModelError("is packed already", file=source, remedy="name the published weights")
     checkpoint = Checkpoint.open(source)
-    file = target if target.suffix == ".safetensors" else target / FILE_NAME
+    file = target if target.suffix == ".safetensors" else target / PACKED_NAME
     beside = _companions(checkpoint, file.parent)
     _refuse_overwriting(checkpoint, file, beside, force)
     recipe = Recipe(quantization, group_size, search, hqq, head)

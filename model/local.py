@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import structlog
 
-from model.config import is_first_generation, read_config
+from model.config import PACKED_NAME, is_first_generation, read_config
 from model.types import Delta, GenerationParams, ModelBusy, ModelError, Turn
 
 log = structlog.get_logger(__name__)
@@ -142,7 +142,9 @@ def _path(settings: Settings) -> Path:
 
 def _is_other_family(path: Path) -> bool:
     """Whether the folder's config.json is not a first-generation ChatGLM's; a file holds no other."""
-    return path.is_dir() and not is_first_generation(read_config(path))
+    if not path.is_dir() or (path / PACKED_NAME).exists():
+        return False
+    return not is_first_generation(read_config(path))
 
 
 def _no_prefixes(path: Path) -> ModelError:

@@ -18,14 +18,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.checkpoint import EMBEDDINGS, is_linear, tensor_shapes
-from model.config import ChatGLMConfig
+from model.config import PACKED_NAME, ChatGLMConfig
 from model.lfs import refuse_pointer
 from model.quantize import QuantizedWeight
 from model.tensor_file import DTYPES
 from model.types import ModelError
 from model.weights import Matrix
 
-FILE_NAME = "glmbot.safetensors"
 FORMAT = "glmbot-packed"
 VERSION = 1
 LAYOUT = "rows"
@@ -124,7 +123,7 @@ class Packed:
     @classmethod
     def open(cls, path: Path) -> Packed:
         """Open a file, or the one in a folder, and check every tensor's type and shape. Raises ModelError."""
-        file = path / FILE_NAME if path.is_dir() else path
+        file = path / PACKED_NAME if path.is_dir() else path
         try:
             refuse_pointer(file)
             handle = safe_open(file, framework="pt")
@@ -184,8 +183,8 @@ class Packed:
 def is_packed(path: Path) -> bool:
     """Whether a path is a packed file or a folder that holds one (in whatever state it is)."""
     if path.is_dir():
-        return (path / FILE_NAME).exists()
-    return path.name == FILE_NAME or _metadata(path).get("format") == FORMAT
+        return (path / PACKED_NAME).exists()
+    return path.name == PACKED_NAME or _metadata(path).get("format") == FORMAT
 
 
 def _short(dtype: torch.dtype | None) -> str:

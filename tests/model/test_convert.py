@@ -16,9 +16,9 @@ from torch import Tensor
 
 from model import memory, packed_writer
 from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear, tensor_shapes
-from model.config import ChatGLMConfig
+from model.config import PACKED_NAME, ChatGLMConfig
 from model.convert import convert, load_weights
-from model.packed import FILE_NAME, Packed, Scheme
+from model.packed import Packed, Scheme
 from model.published import Published, PublishedForm
 from model.quantize import (
     QuantizedWeight,
@@ -181,7 +181,7 @@ def test_weight_that_is_no_number_is_named(tmp_path: Path, target: Path) -> None
             use()
         assert caught.value.tensor == DOWN
         assert caught.value.file == tmp_path / "source/model.safetensors"
-    assert not (target / FILE_NAME).exists()
+    assert not (target / PACKED_NAME).exists()
 
 
 # -- integers stay --------------------------------------------------------------------------
@@ -289,8 +289,8 @@ def test_too_little_memory_is_refused_before_reading(source: Path, monkeypatch: 
 
 def test_target_is_complete(source: Path, target: Path) -> None:
     file = convert(source, target)
-    assert file == target / FILE_NAME
-    assert {entry.name for entry in target.iterdir()} == {FILE_NAME, "config.json", "ice_text.model"}
+    assert file == target / PACKED_NAME
+    assert {entry.name for entry in target.iterdir()} == {PACKED_NAME, "config.json", "ice_text.model"}
     assert (target / "ice_text.model").read_bytes() == b"pieces"
     assert ChatGLMConfig.read(target) == CONFIG
 
@@ -307,7 +307,7 @@ def test_packing_in_place_changes_no_published_file(tmp_path: Path) -> None:
     source = publish(tmp_path / "source", "early")
     before = {file.name: file.read_bytes() for file in source.iterdir()}
     convert(source, source)
-    assert {file.name: file.read_bytes() for file in source.iterdir() if file.name != FILE_NAME} == before
+    assert {file.name: file.read_bytes() for file in source.iterdir() if file.name != PACKED_NAME} == before
     assert isinstance(load(source)[DOWN], QuantizedWeight)
     convert(source, source, quantization="none", force=True)  # the published files are still the source
     assert Packed.open(source).scheme.bits is None
@@ -384,7 +384,7 @@ def test_conversion_goes_on_where_it_was_cut_off(
 ) -> None:
     with pytest.raises(Stopped):
         convert(source, target, progress=stop_after(count))
-    assert not (target / FILE_NAME).exists()
+    assert not (target / PACKED_NAME).exists()
     reads: list[str] = []
     read = Checkpoint.read
     monkeypatch.setattr(Checkpoint, "read", lambda self, name: reads.append(name) or read(self, name))
@@ -460,7 +460,7 @@ print(count)
 def test_kill_leaves_no_file_or_the_whole_one(source: Path, target: Path, tmp_path: Path, every: int) -> None:
     """Killed before every single step that makes something durable or visible, and gone on with after it."""
     wanted = convert(source, tmp_path / "whole")
-    command = [sys.executable, "-c", KILL, source, target, target / FILE_NAME, wanted, str(every)]
+    command = [sys.executable, "-c", KILL, source, target, target / PACKED_NAME, wanted, str(every)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 10

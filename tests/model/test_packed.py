@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model import packed_writer
-from model.config import ChatGLMConfig
-from model.packed import FILE_NAME, Packed, Scheme, is_packed
+from model.config import PACKED_NAME, ChatGLMConfig
+from model.packed import Packed, Scheme, is_packed
 from model.packed_writer import PackedWriter, Plan
 from model.quantize import QuantizedWeight
 from model.types import ModelError
@@ -84,7 +84,7 @@ def write(file: Path, plan: Plan, stop_after: int | None = None) -> dict[str, Te
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return tmp_path / FILE_NAME
+    return tmp_path / PACKED_NAME
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_next_run_goes_on_after_the_last_complete_parameter(file: Path) -> None:
         assert writer.done == set(list(plan.parameters)[:7])
     tensors = write(file, plan)
     assert all(torch.equal(Packed.open(file).read(name), tensor) for name, tensor in tensors.items())
-    assert [entry.name for entry in file.parent.iterdir()] == [FILE_NAME]
+    assert [entry.name for entry in file.parent.iterdir()] == [PACKED_NAME]
 
 
 @pytest.mark.usefixtures("eager_journal")
@@ -259,7 +259,7 @@ def test_two_writers_exclude_each_other(file: Path) -> None:
 
 
 def test_folder_that_takes_no_file_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "missing" / FILE_NAME
+    file = tmp_path / "missing" / PACKED_NAME
     with pytest.raises(ModelError, match="cannot be written") as caught:
         PackedWriter(file, plan_of(Scheme()))
     assert caught.value.file == file
