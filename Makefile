@@ -45,6 +45,7 @@ $(stamp):
 	    "$$python" -m venv --clear .venv; \
 	fi; \
 	echo "Installing glmbot and everything it can use into .venv (the first time takes minutes: torch is large)"; \
+	rm -rf *.egg-info; \
 	$(BIN)/python -m pip install -c constraints.txt -e ".[model,dev,test]"; \
 	$(BIN)/glmbot --help >/dev/null; \
 	rm -f .venv/.setup-*; \
