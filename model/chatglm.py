@@ -8,7 +8,7 @@ Sequences of a batch stand one after another without padding; only attention tel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,14 +74,15 @@ class ChatGLM:
             remedy="end the prompt with both; `model.prompt.build_inputs` does",
         )
 
-    def new_cache(self, prefix: Prefix | None = None) -> KVCache:
-        """An empty cache for one sequence, or one that begins with a prefix (whose keys are not rotated)."""
+    def new_cache(self, prefix: Prefix | None = None, *, room: int = 64) -> KVCache:
+        """A cache for a sequence of about `room` tokens, which a prefix begins (its keys are not rotated)."""
         config = self.config
+        room += prefix.length if prefix is not None else 0
         cache = KVCache(
-            config.num_layers, config.num_attention_heads, config.head_size, self.dtype, self.device
+            config.num_layers, room, config.num_attention_heads, config.head_size, self.dtype, self.device
         )
         if prefix is not None:
-            for layer, (key, value) in enumerate(prefix.values):
+            for layer, (key, value) in enumerate(prefix.values.detach()):
                 cache.append(layer, key, value)
         return cache
 
@@ -95,12 +96,17 @@ class ChatGLM:
 
     def prefill(self, splits: Sequence[Split], caches: Sequence[KVCache]) -> None:
         """Read the contexts into their caches; there are no logits yet."""
+        for _ in self.prefill_by_layer(splits, caches):
+            pass
+
+    def prefill_by_layer(self, splits: Sequence[Split], caches: Sequence[KVCache]) -> Iterator[None]:
+        """The same in steps of a layer, between which other work can be done or the prompt given up."""
         for split, cache in zip(splits, caches, strict=True):
             cache.mask_position, cache.answered = split.mask_position, 0
         contexts = [split.context for split in splits]
         positions = [[(t, 0) for t in range(len(context))] for context in contexts]
         if any(contexts):
-            self._forward(contexts, positions, self._into(caches, contexts, causal=False))
+            yield from self._layers(contexts, positions, self._into(caches, contexts, causal=False))
 
     def extend(self, answers: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
         """Read some tokens of each answer; returns the logits after each one's last token, [batch, vocab]."""
@@ -108,7 +114,7 @@ class ChatGLM:
         for answer, cache in zip(answers, caches, strict=True):
             begin, cache.answered = cache.answered + 1, cache.answered + len(answer)
             positions.append([(cache.mask_position, begin + t) for t in range(len(answer))])
-        hidden = self._forward(answers, positions, self._into(caches, answers, causal=True))
+        hidden = _run(self._layers(answers, positions, self._into(caches, answers, causal=True)))
         last = torch.tensor([len(answer) for answer in answers], device=self.device).cumsum(0) - 1
         return self.head(hidden[last])
 
@@ -138,7 +144,7 @@ class ChatGLM:
 
         positions = [(t, 0) for t in range(context)]
         positions += [(split.mask_position, t + 1) for t in range(len(split.answer))]
-        return self.head(self._forward([ids], [positions], attend))
+        return self.head(_run(self._layers([ids], [positions], attend)))
 
     # -- layers -----------------------------------------------------------------------------
 
@@ -178,17 +184,18 @@ class ChatGLM:
         """Logits of normalised hidden states, float32; the output matrix is the embedding."""
         return kernels.linear(hidden, self.weights.word_embeddings).float()
 
-    def _forward(
+    def _layers(
         self,
         sequences: Sequence[Sequence[int]],
         positions: Sequence[Sequence[tuple[int, int]]],
         attend: Attend,
-    ) -> Tensor:
-        """Normalised hidden states of all sequences one after another, [tokens, hidden]."""
+    ) -> Generator[None, None, Tensor]:
+        """Yields after each layer; returns normalised hidden states of all sequences, [tokens, hidden]."""
         x = self.embed([token for sequence in sequences for token in sequence])
         rotary = self.rotary([place for places in positions for place in places])
         for layer in range(self.config.num_layers):
             x = self.block(layer, x, rotary, attend)
+            yield
         return self._norm(x, self.weights.final_layernorm)
 
     def _into(self, caches: Sequence[KVCache], sequences: Sequence[Sequence[int]], *, causal: bool) -> Attend:
@@ -208,3 +215,13 @@ class ChatGLM:
 
     def _norm(self, x: Tensor, norm: Norm) -> Tensor:
         return kernels.layer_norm(x, norm.weight, norm.bias, self.config.layernorm_epsilon)
+
+
+def _run(layers: Generator[None, None, Tensor]) -> Tensor:
+    """All layers at once."""
+    while True:
+        try:
+            next(layers)
+        except StopIteration as end:
+            hidden: Tensor = end.value
+            return hidden

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_ROOM = 64
-"""Tokens of room at first; it doubles when it is used up."""
-
 
 class KVCache:
     """Keys (after rotation) and values of one sequence, layer by layer, and where its answer stands.
@@ -16,12 +13,13 @@ class KVCache:
     """
 
     def __init__(
-        self, layers: int, heads: int, head_size: int, dtype: torch.dtype, device: torch.device
+        self, layers: int, room: int, heads: int, head_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
+        """`room`: of so many tokens at first; it doubles when they do not do."""
         self.mask_position = 0
         self.answered = 0
         self._lengths = [0] * layers
-        self._store = torch.empty(layers, 2, _ROOM, heads, head_size, dtype=dtype, device=device)
+        self._store = torch.empty(layers, 2, room, heads, head_size, dtype=dtype, device=device)
 
     @property
     def length(self) -> int:

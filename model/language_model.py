@@ -127,20 +127,23 @@ class LanguageModel:
     ) -> Iterator[int]:
         """The ids of the answer, one by one; <eop> ends it and is not among them. Temperature 0 is greedy."""
         params = GenerationParams(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
-        return self._generate(list(ids), params, Sampler(params), prefix)
+        steps = self._generate(list(ids), params, Sampler(params), prefix)
+        return (token for token in steps if token is not None)
 
     def _generate(
         self, ids: list[int], params: GenerationParams, sampler: Sampler, prefix: Prefix | None
-    ) -> Generator[int]:
+    ) -> Generator[int | None]:
+        """The tokens of the answer; None after each layer of the prompt."""
         room = self.max_context - len(ids)
         if room <= 0:
             raise ModelError(
                 f"the prompt has {len(ids)} tokens, prompt and answer may have {self.max_context}",
                 remedy="shorten the prompt or raise model.max_context",
             )
-        cache = self.network.new_cache(prefix)
-        with torch.no_grad():
-            logits = self.network.begin([ids], [cache])[0]
+        split = self.network.split(ids)
+        cache = self.network.new_cache(prefix, room=len(ids) + min(params.max_new_tokens, room))
+        yield from self.network.prefill_by_layer([split], [cache])
+        logits = self.network.extend([split.answer], [cache])[0]
         for left in range(min(params.max_new_tokens, room), 0, -1):
             token = sampler.next(logits, ids)
             if token == self.config.eos_token_id:
@@ -148,8 +151,7 @@ class LanguageModel:
             yield token
             ids.append(token)
             if left > 1:
-                with torch.no_grad():
-                    logits = self.network.decode([token], [cache])[0]
+                logits = self.network.decode([token], [cache])[0]
 
     # -- text -------------------------------------------------------------------------------
 
@@ -171,6 +173,9 @@ class LanguageModel:
         count = 0
         with closing(self._generate(prompt, params, sampler, prefix)) as tokens:
             for token in tokens:
+                if token is None:
+                    yield Delta("")
+                    continue
                 count += 1
                 text = response.push(stop.push(decoder.push(token)))
                 if stop.reached:

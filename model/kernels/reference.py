@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from model.quantize import QuantizedWeight, dequantize
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 """Weights turned into floats at a time: what fits into the cache of a core."""
 
 
@@ -23,10 +23,9 @@ def linear(x: Tensor, weight: Tensor | QuantizedWeight, bias: Tensor | None = No
         return functional.linear(x, weight, bias)
     out = weight.shape[0] if isinstance(weight, Tensor) else weight.out_features
     step = max(1, _BLOCK // x.shape[1])
-    parts = [
-        functional.linear(x, _floats(weight, start, start + step, x.dtype)) for start in range(0, out, step)
-    ]
-    y = torch.cat(parts, dim=1)
+    y = x.new_empty(len(x), out)  # at once: pieces of it between large blocks would fragment the heap
+    for start in range(0, out, step):
+        y[:, start : start + step] = functional.linear(x, _floats(weight, start, start + step, x.dtype))
     return y if bias is None else y + bias
 
 
