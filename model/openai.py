@@ -24,6 +24,9 @@ RETRY_AFTER = 5.0
 MOST_RETRY_AFTER = 300.0
 _MAX_EVENT = 1 << 20
 _MAX_ANSWER = 8 << 20
+_MAX_REFUSAL = 4096
+_WAIT = "look at the server's log, and try again"
+_COMPATIBLE = "check that model.base_url is an OpenAI-compatible server's, such as http://127.0.0.1:8000/v1"
 _WIDE = re.compile("[\u1100-\u11ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef\U0001f000-\U0003ffff]")
 
 
@@ -75,7 +78,7 @@ class OpenAIModel:
         self._name = name
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._max_context = max_context
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for the question
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN, sock_read=silence)
         self._client: aiohttp.ClientSession | None = None
 
@@ -112,9 +115,12 @@ class OpenAIModel:
                     async for delta in deltas:
                         yield delta
         except TimeoutError as error:
-            raise ModelError("the model server does not answer in time") from error
+            raise ModelError("the model server does not answer in time", remedy=_WAIT) from error
         except aiohttp.ClientError as error:
-            raise ModelError(f"the model server cannot be reached: {type(error).__name__}") from error
+            raise ModelError(
+                f"the model server cannot be reached: {type(error).__name__}",
+                remedy="check that it runs, and model.base_url",
+            ) from error
 
     async def close(self) -> None:
         """Close the connections."""
@@ -166,19 +172,33 @@ async def _streamed(response: aiohttp.ClientResponse) -> AsyncGenerator[Delta]:
             if choice.get("finish_reason"):
                 finish = _finish(choice)
     if finish is None:
-        raise ModelError("the model server broke off")
+        raise ModelError("the model server broke off", remedy=_WAIT)
     yield Delta("", finish)
 
 
 async def _whole(response: aiohttp.ClientResponse) -> AsyncGenerator[Delta]:
     """The one delta of a server that does not stream."""
-    raw = await response.content.read(_MAX_ANSWER)
+    raw = await _read(response, _MAX_ANSWER + 1)
+    if len(raw) > _MAX_ANSWER:
+        raise ModelError(
+            f"the model server's answer is longer than {_MAX_ANSWER >> 20} MiB", remedy=_COMPATIBLE
+        )
     choice = _choice(raw.decode(errors="replace"))
     message = choice.get("message") or {}
     text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str):
-        raise ModelError("the model server's answer has no text")
+        raise ModelError("the model server's answer has no text", remedy=_COMPATIBLE)
     yield Delta(text, _finish(choice))
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body, or its first `most` bytes."""
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) >= most:
+            break
+    return bytes(raw[:most])
 
 
 async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str]:
@@ -191,7 +211,7 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str]:
         total += len(chunk)
         rest += decoder.decode(chunk)
         if len(rest) > _MAX_EVENT or total > _MAX_ANSWER:
-            raise ModelError("the model server's answer has no end")
+            raise ModelError("the model server's answer has no end", remedy=_COMPATIBLE)
         # a "\r" at the end may be the first half of "\r\n"
         held = "\r" if rest.endswith("\r") else ""
         *whole, rest = re.split(r"\r\n|\n|\r", rest.removesuffix(held))
@@ -220,11 +240,11 @@ def _choice(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise ModelError("the model server's answer is not JSON") from error
+        raise ModelError("the model server's answer is not JSON", remedy=_COMPATIBLE) from error
     if not isinstance(data, dict):
-        raise ModelError("the model server's answer is not an object")
+        raise ModelError("the model server's answer is not an object", remedy=_COMPATIBLE)
     if data.get("error"):
-        raise ModelError(f"the model server failed: {_reason(data)}")
+        raise ModelError(f"the model server failed: {_reason(data)}", remedy=_WAIT)
     choices = data.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else {}
     return choice if isinstance(choice, dict) else {}
@@ -243,14 +263,19 @@ async def _refusal(response: aiohttp.ClientResponse) -> ModelError:
     if response.status in (429, 503):
         return ModelBusy(_retry_after(response.headers.get("Retry-After", "")))
     if response.status in (401, 403):
-        return ModelError(f"the model server refuses the API key ({response.status})")
-    raw = await response.content.read(4096)
+        return ModelError(
+            f"the model server refuses the API key ({response.status})", remedy="correct model.api_key"
+        )
+    raw = await _read(response, _MAX_REFUSAL)
     try:
         data = json.loads(raw)
     except ValueError:
         data = None
     reason = _reason(data) if isinstance(data, dict) else ""
-    return ModelError(f"the model server answers {response.status}{f': {reason}' if reason else ''}")
+    remedy = _WAIT if response.status >= 500 else "check model.base_url, model.name and model.max_context"
+    return ModelError(
+        f"the model server answers {response.status}{f': {reason}' if reason else ''}", remedy=remedy
+    )
 
 
 def _reason(data: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from model.openai import OpenAIModel, create, read_events
 from model.types import ChatModel, Delta, GenerationParams, ModelBusy, ModelError, Turn
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Serve = Callable[[Handler], Awaitable[OpenAIModel]]
+Serve = Callable[..., Awaitable[OpenAIModel]]
 
 
 @dataclass
@@ -36,13 +36,14 @@ async def serve() -> AsyncIterator[Serve]:
     servers: list[TestServer] = []
     models: list[OpenAIModel] = []
 
-    async def start(handler: Handler) -> OpenAIModel:
+    async def start(handler: Handler, **options: int) -> OpenAIModel:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", handler)
         server = TestServer(app)
         await server.start_server()
         servers.append(server)
-        models.append(OpenAIModel(str(server.make_url("/v1/")), "glm", api_key="sk-secret", silence=0.5))
+        url = str(server.make_url("/v1/"))
+        models.append(OpenAIModel(url, "glm", api_key="sk-secret", silence=0.5, **options))
         return models[-1]
 
     yield start
@@ -129,6 +130,31 @@ async def test_a_server_that_does_not_stream_is_understood(serve: Serve) -> None
     assert await said(await serve(answer(200, body))) == [Delta("whole", "stop")]
 
 
+async def test_an_answer_that_comes_in_pieces_is_read_to_its_end(serve: Serve) -> None:
+    body = json.dumps({"choices": [{"message": {"content": "你好" * 50}, "finish_reason": "stop"}]}).encode()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await response.write(body[:61])
+        await asyncio.sleep(0.1)
+        await response.write(body[61:])
+        return response
+
+    assert await said(await serve(handle)) == [Delta("你好" * 50, "stop")]
+
+
+async def test_an_answer_leaves_the_question_half_of_the_context(serve: Serve) -> None:
+    asked: list[int] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.append((await request.json())["max_tokens"])
+        return await stream(piece("ok", "stop"))(request)
+
+    await said(await serve(handle, max_context=1024, max_new_tokens=1000), max_new_tokens=1000)
+    assert asked == [512]
+
+
 async def test_giving_up_closes_the_request(serve: Serve) -> None:
     gone = asyncio.Event()
 
@@ -177,25 +203,29 @@ async def test_a_full_server_is_busy(serve: Serve, status: int, header: str, wai
 
 
 @pytest.mark.parametrize(
-    ("handler", "problem"),
+    ("handler", "problem", "remedy"),
     [
-        (answer(401, {"error": {"message": "bad key sk-secret"}}), "refuses the API key"),
-        (answer(400, {"error": {"message": "too\nlong"}}), "answers 400: too long"),
-        (answer(500, ["?"]), "answers 500"),
-        (answer(302, {}, Location="http://elsewhere/"), "answers 302"),
-        (answer(200, {"choices": []}), "no text"),
-        (answer(200, {"error": "overheated"}), "overheated"),
-        (stream(piece("half")), "broke off"),
-        (stream(piece("half"), "{"), "not JSON"),
-        (stream(piece("half"), json.dumps({"error": {"message": "out of memory"}})), "out of memory"),
-        (stream("[1]"), "not an object"),
-        (stream(piece("x" * (1 << 20))), "no end"),
+        (answer(401, {"error": {"message": "bad key sk-secret"}}), "refuses the API key", "model.api_key"),
+        (answer(400, {"error": {"message": "too\nlong"}}), "answers 400: too long", "model.max_context"),
+        (answer(500, ["?"]), "answers 500", "log"),
+        (answer(302, {}, Location="http://elsewhere/"), "answers 302", "model.base_url"),
+        (answer(200, {"choices": []}), "no text", "model.base_url"),
+        (answer(200, {"error": "overheated"}), "overheated", "log"),
+        (stream(piece("half")), "broke off", "log"),
+        (stream(piece("half"), "{"), "not JSON", "model.base_url"),
+        (stream(piece("half"), json.dumps({"error": {"message": "out of memory"}})), "out of memory", "log"),
+        (stream("[1]"), "not an object", "model.base_url"),
+        (stream(piece("x" * (1 << 20))), "no end", "model.base_url"),
+        (answer(200, "x" * (8 << 20)), "longer than 8 MiB", "model.base_url"),
     ],
 )
-async def test_failures_become_model_errors(serve: Serve, handler: Handler, problem: str) -> None:
+async def test_failures_become_model_errors_with_a_remedy(
+    serve: Serve, handler: Handler, problem: str, remedy: str
+) -> None:
     error = await failure(await serve(handler))
     assert not isinstance(error, ModelBusy)
-    assert problem in str(error)
+    assert problem in error.problem
+    assert remedy in (error.remedy or "")
 
 
 async def test_a_server_that_falls_silent_is_given_up(serve: Serve) -> None:
@@ -204,12 +234,16 @@ async def test_a_server_that_falls_silent_is_given_up(serve: Serve) -> None:
         await asyncio.sleep(30)
         return response
 
-    assert "in time" in str(await failure(await serve(handle)))
+    error = await failure(await serve(handle))
+    assert "in time" in error.problem
+    assert error.remedy
 
 
 async def test_a_server_that_is_not_there_is_an_error(unused_tcp_port: int) -> None:
     model = OpenAIModel(f"http://127.0.0.1:{unused_tcp_port}/v1", "glm")
-    assert "cannot be reached" in str(await failure(model))
+    error = await failure(model)
+    assert "cannot be reached" in error.problem
+    assert "model.base_url" in (error.remedy or "")
     await model.close()
 
 
