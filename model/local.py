@@ -28,6 +28,7 @@ FIRST_GUESS = 5.0
 SIGN_OF_LIFE = 5.0
 """Seconds after which an empty delta says that the request still waits or its prompt is still read."""
 STOP_WITHIN = 30.0
+_REPORT = "ask again; if it fails again, restart the bot and report what its log says"
 
 
 class Settings(Protocol):
@@ -186,7 +187,7 @@ class LocalModel:
         self, backend: Backend, *, max_new_tokens: int = 512, prefixes: Collection[str] = ()
     ) -> None:
         self._backend = backend
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens = min(max_new_tokens, backend.max_context // 2)  # the rest is for the question
         self._prefixes = sorted(prefixes)
         self._changed = threading.Condition()
         self._waiting: dict[str, deque[_Request]] = {}  # the user whose turn it is comes first
@@ -284,18 +285,19 @@ class LocalModel:
                 self._waiting[user] = own  # behind all others
             return self._running
 
-    def _done(self) -> None:
+    def _done(self, answered: bool) -> None:
+        """The device is free; only whole answers tell how long one takes."""
         with self._changed:
             self._running = None
-            self._durations.append(monotonic() - self._began)
+            if answered:
+                self._durations.append(monotonic() - self._began)
 
     # -- the worker's thread ----------------------------------------------------------------
 
     def _work(self) -> None:
         try:
             while (request := self._next()) is not None:
-                self._answer(request)
-                self._done()
+                self._done(self._answer(request))
         finally:
             with self._changed:
                 for own in self._waiting.values():
@@ -304,8 +306,8 @@ class LocalModel:
                 self._waiting.clear()
             self._backend.close()
 
-    def _answer(self, request: _Request) -> None:
-        """Pass the answer on; whatever goes wrong is this request's own ModelError."""
+    def _answer(self, request: _Request) -> bool:
+        """Pass the answer on, and say if it came to its end; what goes wrong is this request's ModelError."""
         try:
             deltas = self._backend.stream(request.query, request.history, request.params)
             with closing(_closable(deltas)) as source:
@@ -313,16 +315,17 @@ class LocalModel:
                     if self._closing:
                         raise _closed()
                     if request.given_up:
-                        return
+                        return False
                     request.tell(delta)
                     if delta.finish:
-                        return
-            raise ModelError("the model broke off")
+                        return True
+            raise ModelError("the model broke off", remedy=_REPORT)
         except ModelError as error:
             request.tell(error)
         except Exception as error:  # its traceback would keep tensors alive: it goes to the log only
             log.exception("the model failed")
-            request.tell(ModelError(f"the model failed: {type(error).__name__}: {error}"))
+            request.tell(ModelError(f"the model failed: {type(error).__name__}: {error}", remedy=_REPORT))
+        return False
 
 
 def _closable(deltas: Iterator[Delta]) -> Generator[Delta]:
@@ -331,4 +334,4 @@ def _closable(deltas: Iterator[Delta]) -> Generator[Delta]:
 
 
 def _closed() -> ModelError:
-    return ModelError("the model is being closed")
+    return ModelError("the model is being closed", remedy="ask again once the bot has restarted")

@@ -58,7 +58,7 @@ class Speaker:
                 if word == "fail":
                     raise RuntimeError("the device is gone")
                 if word == "refuse":
-                    raise ModelError("the prompt is longer than the context")
+                    raise ModelError("the prompt is longer than the context", remedy="shorten it")
                 if word == "break":
                     return
                 self.spoken += 1
@@ -79,7 +79,7 @@ def speaker() -> Speaker:
 
 @pytest.fixture
 async def model(speaker: Speaker) -> AsyncIterator[LocalModel]:
-    made = LocalModel(speaker, max_new_tokens=100, prefixes={"shop", "repair"})
+    made = LocalModel(speaker, max_new_tokens=30, prefixes={"shop", "repair"})
     yield made
     speaker.release()
     await made.close()
@@ -197,6 +197,37 @@ async def test_a_full_line_is_refused_with_the_time_to_wait(
     await asyncio.gather(*tasks)
 
 
+async def test_only_whole_answers_tell_how_long_one_takes(
+    model: LocalModel, speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr(local, "monotonic", lambda: clock)
+    speaker.hold()
+    for query, takes in (
+        ("whole", 20.0),
+        ("fail", 1.0),
+        ("refuse", 1.0),
+        ("break", 1.0),
+        ("left early", 1.0),
+    ):
+        task = asyncio.create_task(ask(model, query))
+        await until(lambda query=query: speaker.begun[-1:] == [query])  # type: ignore[misc]
+        clock += takes
+        if query == "left early":
+            task.cancel()
+            await asyncio.sleep(0)
+        speaker.release(1)
+        await asyncio.gather(task, return_exceptions=True)
+    running = asyncio.create_task(ask(model, "running", "r"))
+    await until(lambda: speaker.begun[-1] == "running")
+    monkeypatch.setattr(local, "MOST_WAITING", 0)
+    with pytest.raises(ModelBusy) as busy:
+        await ask(model, "one more", "somebody")
+    assert busy.value.retry_after == 20.0
+    speaker.release()
+    await running
+
+
 async def test_nobody_is_let_in_to_wait_for_ages(
     model: LocalModel, speaker: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,8 +251,9 @@ async def test_a_failure_is_one_requests_own(model: LocalModel) -> None:
         ("refuse", "longer than the context"),
         ("word break", "broke off"),
     ):
-        with pytest.raises(ModelError, match=says):
+        with pytest.raises(ModelError, match=says) as failed:
             await ask(model, query)
+        assert failed.value.remedy
         assert await ask(model, "next") == [Delta("next"), Delta("", "stop")]
 
 
@@ -240,9 +272,16 @@ async def test_a_long_silence_shows_signs_of_life(
 
 async def test_the_answer_is_no_longer_than_configured(model: LocalModel, speaker: Speaker) -> None:
     await ask(model, "a", params=GenerationParams(max_new_tokens=1000, top_p=0.5))
-    assert speaker.params == GenerationParams(max_new_tokens=100, top_p=0.5)
+    assert speaker.params == GenerationParams(max_new_tokens=30, top_p=0.5)
     await ask(model, "a", params=GenerationParams(max_new_tokens=7, prefix="shop"))
     assert speaker.params == GenerationParams(max_new_tokens=7, prefix="shop")
+
+
+async def test_half_of_the_context_is_left_to_the_question(speaker: Speaker) -> None:
+    model = LocalModel(speaker, max_new_tokens=63)
+    await ask(model, "a", params=GenerationParams(max_new_tokens=1000))
+    await model.close()
+    assert speaker.params.max_new_tokens == speaker.max_context // 2
 
 
 async def test_an_unknown_prefix_names_the_known_ones(model: LocalModel) -> None:
@@ -262,8 +301,9 @@ async def test_close_stops_everything_and_leaves_no_thread(speaker: Speaker) -> 
     speaker.release()
     await closing
     for task in (running, waiting):
-        with pytest.raises(ModelError, match="closed"):
+        with pytest.raises(ModelError, match="closed") as closed:
             await task
+        assert closed.value.remedy
     assert speaker.begun == ["one two three"]
     assert "closed by model" in speaker.threads
     with pytest.raises(ModelError, match="closed"):
