@@ -10,8 +10,8 @@ import torch
 from model import kernels, memory
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig, is_first_generation, read_config
-from model.convert import Quantization, Reader, Recipe, estimate, open_source
 from model.language_model import Device, choose_device, choose_dtype
+from model.loading import Quantization, Reader, Recipe, estimate, open_source
 from model.packed import Packed, Scheme, is_packed
 from model.tokenizer import TOKENIZER_NAMES, Tokenizer
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.chatglm import ChatGLM
 from model.config import ChatGLMConfig
-from model.convert import load_weights
+from model.loading import load_weights
 from model.prefix import Prefix, load_prefix
 from model.prompt import ResponseStream, build_inputs, fit_rounds
 from model.sampling import BLANK_ID, Sampler

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -58,9 +58,12 @@ class QuantizedWeight:
     def rows(self, start: int, end: int) -> QuantizedWeight:
         """The rows [start, end), sharing memory."""
         zero = None if self.zero is None else self.zero[start:end]
-        return QuantizedWeight(
-            self.bits, self.group_size, self.in_features, self.packed[start:end], self.scale[start:end], zero
-        )
+        return replace(self, packed=self.packed[start:end], scale=self.scale[start:end], zero=zero)
+
+    def to(self, device: torch.device) -> QuantizedWeight:
+        """The same on a device, sharing memory where it is there already."""
+        zero = None if self.zero is None else self.zero.to(device)
+        return replace(self, packed=self.packed.to(device), scale=self.scale.to(device), zero=zero)
 
     def integers(self) -> Tensor:
         """The integers, int8 [out, in]."""

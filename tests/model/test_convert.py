@@ -17,7 +17,8 @@ from torch import Tensor
 from model import memory, packed_writer
 from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear, tensor_shapes
 from model.config import PACKED_NAME, ChatGLMConfig
-from model.convert import convert, load_weights
+from model.convert import convert
+from model.loading import load_weights
 from model.packed import Packed, Scheme
 from model.published import Published, PublishedForm
 from model.quantize import (

@@ -11,7 +11,7 @@ import torch
 from model.chatglm import ChatGLM
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig
-from model.convert import load_weights
+from model.loading import load_weights
 from model.published import Published
 from model.quantize import QuantizedWeight, from_thudm, quantize_thudm
 from model.random_model import FORMS, Form, RandomWeights, make_random

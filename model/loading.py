@@ -1,0 +1,175 @@
+"""What brings weights into memory: a checkpoint or a packed file, quantised on the way as asked.
+
+What is stored as integers is kept to the bit, scales and all, whatever is asked: to quantise integers once
+more would only lose, so INT8 becomes INT4 by converting the float weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from model import memory
+from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear
+from model.config import ChatGLMConfig
+from model.packed import Packed, Scheme, is_packed
+from model.quantize import QuantizedWeight, quantize_int4, quantize_int4_hqq, quantize_int8
+from model.types import ModelError
+from model.weights import Block, Linear, Matrix, Norm, Weights
+
+Quantization: TypeAlias = Literal["int4", "int8", "none"]
+Head: TypeAlias = Literal["auto", "int8", "float16"]
+
+_SCALE = torch.float16
+_OTHERS = "use other weights, or quantization none"
+_STORED = {
+    "float": Scheme(None, group_size=None, head_bits=None),
+    "int8": Scheme(8, group_size=None, head_bits=None),
+    "int4": Scheme(4, group_size=None, head_bits=None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How floats are quantised.
+
+    group_size and search (of the scale with the least error) are INT4's; hqq: with zero-points instead.
+    head: of the tied embedding; "auto" is INT8 where the blocks are quantised here, else as it is stored.
+    """
+
+    quantization: Quantization = "int4"
+    group_size: int = 64
+    search: bool = True
+    hqq: bool = False
+    head: Head = "auto"
+
+    def scheme(self, stored: Scheme) -> Scheme:
+        """What becomes of matrices that are stored so."""
+        quantizes = stored.bits is None and self.quantization != "none"
+        head_bits = stored.head_bits
+        if self.head == "int8" or (self.head == "auto" and quantizes):
+            head_bits = 8
+        if not quantizes:
+            return Scheme(stored.bits, stored.group_size, stored.zero, head_bits)
+        if self.quantization == "int8":
+            return Scheme(8, None, False, head_bits)
+        return Scheme(4, self.group_size, self.hqq, head_bits)
+
+    def quantize(self, weight: Tensor, bits: Literal[4, 8], name: str) -> QuantizedWeight:
+        """A matrix; `name` is for the ModelError of one that cannot be quantised."""
+        if bits == 8:
+            return quantize_int8(weight, name=name)
+        if self.hqq:
+            return quantize_int4_hqq(weight, self.group_size, name=name)
+        return quantize_int4(weight, self.group_size, search=self.search, name=name)
+
+
+class Reader:
+    """The parameters of a source in the scheme of a recipe; `dtype` is that of matrices that stay floats."""
+
+    def __init__(self, source: Checkpoint | Packed, recipe: Recipe, dtype: torch.dtype) -> None:
+        self.source = source
+        self.stored = source.scheme if isinstance(source, Packed) else _STORED[source.form]
+        self.scheme = recipe.scheme(self.stored)
+        self._recipe = recipe
+        self._dtype = dtype
+
+    def float_dtype(self, name: str) -> torch.dtype:
+        """As which float a tensor (a parameter, or NAME.weight_scale and the like) is kept."""
+        parameter = _parameter(name)
+        if parameter != name and self.stored.of(parameter, 1)[0] is None:
+            return _SCALE
+        if is_matrix(name) and self.stored.bits is None:
+            return self._dtype
+        dtype = self.source.dtype(name)
+        return torch.float32 if dtype == torch.float64 else dtype
+
+    def vector(self, name: str) -> Tensor:
+        """A bias, or a part of a LayerNorm, as stored."""
+        return self.source.read(name)
+
+    def matrix(self, name: str) -> Matrix:
+        """A matrix; a view of the mapped file where nothing is changed."""
+        stored = self.source.matrix(name)
+        bits, _, _ = self.scheme.of(name, self.source.shape(name)[1])
+        if isinstance(stored, QuantizedWeight):
+            return stored
+        if bits is None:
+            return stored.to(self.float_dtype(name))
+        try:
+            return self._recipe.quantize(stored, bits, name)
+        except ModelError as error:
+            raise self.source.error(error.problem, name, error.remedy or _OTHERS) from None
+
+
+def open_source(path: Path) -> Checkpoint | Packed:
+    """A packed file or the folder with one (whatever else lies there), or a checkpoint. Raises ModelError."""
+    return Packed.open(path) if is_packed(path) else Checkpoint.open(path)
+
+
+def estimate(reader: Reader, *, dtype: torch.dtype, context: int | None = None) -> memory.MemoryPlan:
+    """What the weights will take in memory, and a talk as long as `context`; None: as it was trained for."""
+    config = reader.source.config
+
+    def float_dtype(name: str) -> torch.dtype:
+        return reader.float_dtype(name) if is_matrix(_parameter(name)) else dtype
+
+    weights = memory.weight_bytes(config, reader.scheme, float_dtype)
+    return memory.plan(config, weights, dtype=dtype, context=context or config.max_sequence_length)
+
+
+def load_weights(
+    path: Path,
+    *,
+    quantization: Quantization = "int4",
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    context: int | None = None,
+) -> tuple[ChatGLMConfig, Weights]:
+    """The weights of a checkpoint or packed file, with floats in `dtype`.
+
+    Where the blocks are stored as integers, these, their scales and the embedding are kept as stored; on the
+    CPU they stay mapped. Raises ModelError, also if there is too little memory for them and for a talk of
+    `context` tokens, before anything is read.
+    """
+    device = device or torch.device("cpu")
+    reader = Reader(open_source(path), Recipe(quantization), dtype)
+    memory.check(estimate(reader, dtype=dtype, context=context), device, file=path)
+
+    def vector(name: str) -> Tensor:
+        return reader.vector(name).to(device, dtype)
+
+    def norm(name: str) -> Norm:
+        return Norm(vector(f"{name}.weight"), vector(f"{name}.bias"))
+
+    def linear(name: str) -> Linear:
+        return Linear(reader.matrix(f"{name}.weight").to(device), vector(f"{name}.bias"))
+
+    def block(name: str) -> Block:
+        return Block(
+            input_layernorm=norm(f"{name}.input_layernorm"),
+            query_key_value=linear(f"{name}.attention.query_key_value"),
+            dense=linear(f"{name}.attention.dense"),
+            post_attention_layernorm=norm(f"{name}.post_attention_layernorm"),
+            dense_h_to_4h=linear(f"{name}.mlp.dense_h_to_4h"),
+            dense_4h_to_h=linear(f"{name}.mlp.dense_4h_to_h"),
+        )
+
+    config = reader.source.config
+    embeddings = reader.matrix(EMBEDDINGS).to(device)
+    blocks = tuple(block(f"transformer.layers.{layer}") for layer in range(config.num_layers))
+    return config, Weights(embeddings, blocks, norm("transformer.final_layernorm"))
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a parameter is one of those that can be quantised."""
+    return name == EMBEDDINGS or is_linear(name)
+
+
+def _parameter(stored: str) -> str:
+    """The parameter that a stored tensor belongs to."""
+    return stored.removesuffix("_scale").removesuffix("_zero")
