@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from model.types import GenerationParams, ModelError
+from model.sizes import Progress, size_text
+from model.types import Device, GenerationParams, ModelError, Quantization
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Progress = Callable[[int, int], None]
-Device = Literal["auto", "cuda", "cpu", "mps"]
-Quantization = Literal["int4", "int8", "none"]
 
 
 class Commands(TyperGroup):
@@ -78,13 +75,12 @@ def download(
     HF_ENDPOINT names a mirror of the Hugging Face hub, HF_TOKEN a token for it. Run it again to go on where
     it was cut off. Sizes and SHA-256 are checked. ModelScope has ChatGLM-6B as ZhipuAI/ChatGLM-6B.
     """
-    from model.description import file_size
     from model.download import download
 
     with _bar("Downloading") as progress:
         folder = download(repo, to, mirror=mirror, revision=revision, progress=progress)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    typer.echo(f"{folder}: {file_size(size)}")
+    typer.echo(f"{folder}: {size_text(size)}")
 
 
 @app.command()
@@ -197,13 +193,12 @@ def make_random(
 
     tiny comes with a tokenizer of its own: text goes in, nonsense comes out.
     """
-    from model.description import file_size
     from model.random_model import make_random
 
     with _bar("Writing") as progress:
         make_random(path, size, form, seed, progress)
     written = sum(file.stat().st_size for file in path.iterdir())
-    typer.echo(f"{path}: {file_size(written)}")
+    typer.echo(f"{path}: {size_text(written)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +259,7 @@ def chat(
 
 def _write_packed(source: Path, convert: Callable[..., Path]) -> Path:
     """Convert, and tell sizes, time and memory."""
-    from model.description import file_size, scheme_text
+    from model.description import scheme_text
     from model.packed import Packed
     from model.tensor_file import weight_files
 
@@ -274,9 +269,9 @@ def _write_packed(source: Path, convert: Callable[..., Path]) -> Path:
     before = sum(part.stat().st_size for part in weight_files(source))
     after = file.stat().st_size
     scheme = scheme_text(Packed.open(file).scheme)
-    typer.echo(f"{file}: {scheme}, {file_size(before)} -> {file_size(after)}")
+    typer.echo(f"{file}: {scheme}, {size_text(before)} -> {size_text(after)}")
     memory = _peak_memory()
-    told = "" if memory is None else f", peak memory {file_size(memory)}"
+    told = "" if memory is None else f", peak memory {size_text(memory)}"
     typer.echo(f"{monotonic() - began:.1f} s{told}")
     return file
 

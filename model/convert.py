@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
 from model.config import CONFIG_NAME, PACKED_NAME
-from model.loading import Head, Quantization, Reader, Recipe, is_matrix
+from model.loading import Head, Reader, Recipe, is_matrix
 from model.packed import is_packed
 from model.packed_writer import PackedWriter, Plan, write_atomically
+from model.sizes import Progress
 from model.tensor_file import weight_files
 from model.tokenizer import TOKENIZER_NAMES
-from model.types import ModelError
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Gets the bytes written and their total."""
+from model.types import ModelError, Quantization
 
 
 def convert(

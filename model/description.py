@@ -10,10 +10,12 @@ import torch
 from model import kernels, memory
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig, is_first_generation, read_config
-from model.language_model import Device, choose_device, choose_dtype
-from model.loading import Quantization, Reader, Recipe, estimate, open_source
+from model.language_model import choose_device, choose_dtype
+from model.loading import Reader, Recipe, estimate, open_source
 from model.packed import Packed, Scheme, is_packed
+from model.sizes import size_text
 from model.tokenizer import TOKENIZER_NAMES, Tokenizer
+from model.types import Device, Quantization
 
 Rows = Iterator[tuple[str, str]]
 
@@ -24,14 +26,6 @@ def describe(path: Path, *, device: Device = "auto", quantization: Quantization 
         yield from _family(path)
     else:
         yield from _chatglm(path, choose_device(device), quantization)
-
-
-def file_size(size: int) -> str:
-    """Bytes for people, in decimal units as disks and hubs count."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.2f} {name}"
-    return f"{size / 1e3:.1f} kB"
 
 
 def scheme_text(scheme: Scheme) -> str:
@@ -67,10 +61,8 @@ def _chatglm(path: Path, device: torch.device, quantization: Quantization) -> Ro
         yield "prefix", f"{config.pre_seq_len} tokens, prefix_projection {config.prefix_projection}"
     yield "kernels", f"{kernels.linear.__module__.rpartition('.')[2]} (PyTorch {torch.__version__})"
     plan = estimate(reader, dtype=dtype)
-    yield "memory, weights", _gib(plan.weights)
-    yield f"memory, KV cache of {plan.context:,} tokens", _gib(plan.kv_cache)
-    yield "memory, workspace", _gib(plan.workspace)
-    yield "memory, total", _gib(plan.total)
+    for name, size in plan.parts():
+        yield f"memory, {name}", size_text(size)
     yield _available(device)
 
 
@@ -94,16 +86,13 @@ def _tokenizer(folder: Path, config: ChatGLMConfig) -> str:
 
 
 def _files(files: Sequence[Path]) -> str:
-    size = file_size(sum(file.stat().st_size for file in files))
+    size = size_text(sum(file.stat().st_size for file in files))
     return f"{files[0].name}, {size}" if len(files) == 1 else f"{len(files)} shards, {size}"
 
 
 def _available(device: torch.device) -> tuple[str, str]:
     free = memory.available(device)
-    return (
-        f"memory, available on {device.type}",
-        "unknown" if free is None else _gib(free),
-    )
+    return f"memory, available on {device.type}", "unknown" if free is None else size_text(free)
 
 
 def _family(folder: Path) -> Rows:
@@ -123,9 +112,5 @@ def _family(folder: Path) -> Rows:
     yield "class", f"{MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]} (transformers {__version__})"
     yield "files", _files(weight_files(folder))
     yield "tokenizer", tokenizer[0] if tokenizer else "missing: put tokenizer.json of the model here"
-    yield "memory, weights as stored", _gib(size)
+    yield "memory, weights as stored", size_text(size)
     yield _available(torch.device("cpu"))
-
-
-def _gib(size: int) -> str:
-    return f"{size / memory.GIB:.2f} GiB" if size >= memory.GIB else f"{size / (1 << 20):.1f} MiB"

@@ -21,13 +21,13 @@ from torch import Tensor
 from model import memory
 from model.config import read_config
 from model.family_folder import check_family, open_config, open_network, open_tokenizer, weight_bytes
-from model.language_model import Device, DType, Quantization, choose_device, choose_dtype
+from model.language_model import DType, choose_device, choose_dtype
 from model.memory import MemoryPlan
 from model.quantize import QuantizedWeight, quantize_int4, quantize_int8
 from model.quantized_linear import quantize_layers
 from model.sampling import Sampler
 from model.stop import StopStrings
-from model.types import Delta, GenerationParams, ModelError, Turn
+from model.types import Delta, Device, GenerationParams, ModelError, Quantization, Turn
 
 log = structlog.get_logger(__name__)
 

@@ -20,12 +20,10 @@ from model.prompt import ResponseStream, build_inputs, fit_rounds
 from model.sampling import BLANK_ID, Sampler
 from model.stop import StopStrings
 from model.tokenizer import StreamDecoder, Tokenizer
-from model.types import Delta, GenerationParams, ModelError, Turn
+from model.types import Delta, Device, GenerationParams, ModelError, Quantization, Turn
 
 log = structlog.get_logger(__name__)
 
-Device: TypeAlias = Literal["auto", "cuda", "cpu", "mps"]
-Quantization: TypeAlias = Literal["int4", "int8", "none"]
 DType: TypeAlias = Literal["auto", "float32", "float16", "bfloat16"]
 
 

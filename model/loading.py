@@ -18,10 +18,9 @@ from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear
 from model.config import ChatGLMConfig
 from model.packed import Packed, Scheme, is_packed
 from model.quantize import QuantizedWeight, quantize_int4, quantize_int4_hqq, quantize_int8
-from model.types import ModelError
+from model.types import ModelError, Quantization
 from model.weights import Block, Linear, Matrix, Norm, Weights
 
-Quantization: TypeAlias = Literal["int4", "int8", "none"]
 Head: TypeAlias = Literal["auto", "int8", "float16"]
 
 _SCALE = torch.float16

@@ -12,9 +12,8 @@ import torch
 
 from model.config import ChatGLMConfig
 from model.packed import Scheme, tensor_specs
+from model.sizes import size_text
 from model.types import ModelError
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +34,12 @@ class MemoryPlan:
         """All of it."""
         return self.weights + self.kv_cache + self.workspace
 
-    def lines(self) -> list[str]:
-        """A table for people."""
-        rows = {
-            "weights": self.weights,
-            f"KV cache of {self.context} tokens": self.kv_cache,
-            "workspace": self.workspace,
-            "total": self.total,
-        }
-        width = max(map(len, rows))
-        return [f"{name:<{width}}  {_gib(size):>10}" for name, size in rows.items()]
+    def parts(self) -> Iterator[tuple[str, int]]:
+        """What a table of it shows: name and bytes of each part, and of all."""
+        yield "weights", self.weights
+        yield f"KV cache of {self.context:,} tokens", self.kv_cache
+        yield "workspace", self.workspace
+        yield "total", self.total
 
 
 def weight_bytes(config: ChatGLMConfig, scheme: Scheme, float_dtype: Callable[[str], torch.dtype]) -> int:
@@ -53,12 +48,10 @@ def weight_bytes(config: ChatGLMConfig, scheme: Scheme, float_dtype: Callable[[s
     return sum(spec.nbytes(float_dtype(name)) for specs in parameters for name, spec in specs.items())
 
 
-def plan(
-    config: ChatGLMConfig, weights: int, *, dtype: torch.dtype, context: int, kv_bits: int | None = None
-) -> MemoryPlan:
-    """What `weights` bytes of parameters need around them; `kv_bits` None: the cache is in `dtype`."""
+def plan(config: ChatGLMConfig, weights: int, *, dtype: torch.dtype, context: int) -> MemoryPlan:
+    """What `weights` bytes of parameters need around them, cache and activations in `dtype`."""
     hidden, inner = config.hidden_size, config.inner_hidden_size
-    kv_cache = context * config.kv_values_per_token * (kv_bits or 8 * dtype.itemsize) // 8
+    kv_cache = context * config.kv_values_per_token * dtype.itemsize
     # a layer at work: input, normed input, q, k, v before and after rotation, context; the wide half twice
     activations = context * (10 * hidden + 2 * inner) * dtype.itemsize
     logits = 2 * 4 * config.vocab_size
@@ -71,8 +64,9 @@ def check(plan: MemoryPlan, device: torch.device, *, file: Path | None = None) -
     if free is None or plan.total <= free:
         return
     problem = (
-        f"needs {_gib(plan.total)} (weights {_gib(plan.weights)}, KV cache {_gib(plan.kv_cache)},"
-        f" workspace {_gib(plan.workspace)}), but only {_gib(free)} are available on {device.type}"
+        f"needs {size_text(plan.total)} (weights {size_text(plan.weights)},"
+        f" KV cache {size_text(plan.kv_cache)}, workspace {size_text(plan.workspace)}),"
+        f" but only {size_text(free)} are available on {device.type}"
     )
     remedy = "use quantization int4, lower max_context, or close other programs"
     raise ModelError(problem, file=file, remedy=remedy)
@@ -135,7 +129,3 @@ def _read(file: Path) -> str:
         return file.read_text("ascii")
     except OSError:
         return ""
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB"

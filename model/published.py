@@ -14,6 +14,7 @@ from torch import Tensor
 from model.checkpoint import EMBEDDINGS, LM_HEAD, is_linear, tensor_shapes
 from model.config import CONFIG_NAME, EARLY_IDS, IMAGE_TOKENS, ChatGLMConfig
 from model.quantize import quantize_thudm
+from model.sizes import Progress
 from model.tensor_file import TensorInfo
 from model.tensor_writer import nbytes, write_bin, write_safetensors
 
@@ -53,7 +54,7 @@ class Published:
         """Bytes of all tensors."""
         return sum(map(nbytes, self._infos.values()))
 
-    def write(self, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
+    def write(self, folder: Path, progress: Progress | None = None) -> None:
         """Write config.json and weights into a folder; `progress` gets the bytes done and their total."""
         done = 0
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
 
 from torch import Tensor
 
 from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear
 from model.packed import Packed
 from model.quantize import QuantizedWeight, dequantize
+from model.sizes import Progress
 
 _AT_ONCE = 1 << 22
 """Values that are compared at a time."""
 
 
-def weight_snr(
-    source: Checkpoint, packed: Packed, progress: Callable[[int, int], None] | None = None
-) -> dict[str, float]:
+def weight_snr(source: Checkpoint, packed: Packed, progress: Progress | None = None) -> dict[str, float]:
     """Decibels by the matrix's name in its block, over all layers; infinite where nothing was lost.
 
-    source: the floats that were quantised. `progress` gets the values compared and their total.
+    source: the floats that were quantised. `progress` gets their bytes.
     """
     names = [name for name in source.names if name == EMBEDDINGS or is_linear(name)]
-    total = sum(math.prod(source.shape(name)) for name in names)
+    total = sum(math.prod(source.shape(name)) * source.dtype(name).itemsize for name in names)
     done = 0
     signal: defaultdict[str, float] = defaultdict(float)
     noise: defaultdict[str, float] = defaultdict(float)
@@ -40,7 +38,7 @@ def weight_snr(
                 kept = packed_weight[row : row + step].float()
             signal[kind] += _energy(floats)
             noise[kind] += _energy(kept - floats)
-            done += floats.numel()
+            done += floats.numel() * weight.itemsize
             if progress is not None:
                 progress(done, total)
     return {kind: _decibels(signal[kind], noise[kind]) for kind in signal}

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from model.checkpoint import EMBEDDINGS, tensor_shapes
 from model.config import ChatGLMConfig
-from model.convert import Progress, convert
+from model.convert import convert
 from model.published import Published, PublishedForm
+from model.sizes import Progress
 from model.tokenizer import late_pieces
 from model.types import ModelError
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+Device: TypeAlias = Literal["auto", "cuda", "cpu", "mps"]
+Quantization: TypeAlias = Literal["int4", "int8", "none"]
 
 
 class ModelError(Exception):

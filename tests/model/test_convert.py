@@ -280,7 +280,7 @@ def test_estimate_is_what_is_loaded(
 def test_too_little_memory_is_refused_before_reading(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda device: 1000)
     monkeypatch.setattr(Checkpoint, "read", None)
-    with pytest.raises(ModelError, match=r"needs 0\.\d\d GiB") as caught:
+    with pytest.raises(ModelError, match=r"needs [\d.]+ [kM]B") as caught:
         load_weights(source)
     assert caught.value.file == source
 
