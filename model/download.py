@@ -63,7 +63,11 @@ def download(
         for file in wanted:
             _fetch(file, folder / file.name, meter)
     except OSError as error:
-        raise ModelError(f"cannot be written: {error.strerror or error}", file=folder) from error
+        raise ModelError(
+            f"cannot be written: {error.strerror or error}",
+            file=folder,
+            remedy="let this user write there, or name another folder with --to",
+        ) from error
     return folder
 
 
@@ -77,7 +81,10 @@ def _choose(files: Iterable[RemoteFile], repo: str) -> list[RemoteFile]:
         weights = [file for file in flat if _is_like(file, PICKLES)]
         unused = ("*.safetensors.index.json",)
     if not weights:
-        raise ModelError(f"{repo} holds no weights: neither *.safetensors nor pytorch_model*.bin")
+        raise ModelError(
+            f"{repo} holds no weights: neither *.safetensors nor pytorch_model*.bin",
+            remedy=f"name a repository that does, such as {REPO}",
+        )
     return [*(file for file in flat if _is_like(file, BESIDE) and not _is_like(file, unused)), *weights]
 
 

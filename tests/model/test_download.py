@@ -304,9 +304,20 @@ def test_safetensors_go_before_pickles_and_other_layouts_stay_away(hub: Hub, tar
 @pytest.mark.usefixtures("address")
 def test_a_repository_without_weights_is_refused(hub: Hub, target: Path) -> None:
     hub.files = SMALL
-    with pytest.raises(ModelError, match="acme/chatglm-6b holds no weights"):
+    with pytest.raises(ModelError, match="acme/chatglm-6b holds no weights") as caught:
         download(REPO, target)
+    assert "THUDM/chatglm-6b" in (caught.value.remedy or "")
     assert not target.exists()
+
+
+@pytest.mark.usefixtures("address")
+def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("a file in its place")
+    with pytest.raises(ModelError, match="cannot be written") as caught:
+        download(REPO, target)
+    assert caught.value.file == target
+    assert "--to" in (caught.value.remedy or "")
 
 
 @pytest.mark.usefixtures("address")
