@@ -16,7 +16,7 @@ import torch
 
 import model.families as families
 from model.families import TransformersModel, load_family
-from model.quantize import dequantize
+from model.quantize import dequantize, quantize_int4
 from model.quantized_linear import QuantizedLinear
 from model.types import Delta, GenerationParams, ModelError, Turn
 
@@ -334,6 +334,13 @@ def test_layers_compute_with_integers(
         linears[name].weight.copy_(dequantize(layer.matrix))
     assert torch.allclose(got, exact.logits(prompt()), atol=1e-4, rtol=1e-4)
     assert answer(model) == answer(exact)
+
+
+def test_int4_scales_are_searched_on_every_device(llama: Path) -> None:
+    exact = load(llama).network.model.layers[0].mlp.up_proj.weight
+    quantized = load(llama, quantization="int4").network.model.layers[0].mlp.up_proj.matrix
+    assert torch.equal(quantized.scale, quantize_int4(exact).scale)
+    assert not torch.equal(quantized.scale, quantize_int4(exact, search=False).scale)
 
 
 def test_an_output_matrix_that_is_the_embedding_stays_so(tmp_path: Path) -> None:
