@@ -74,6 +74,11 @@ class Delta:
     finish: Literal["stop", "length", "cancelled"] | None = None
 
 
+def prompt_room(max_context: int) -> int:
+    """Tokens that a prompt without history may have: half is the answer's, a sixteenth the chat format's."""
+    return max_context * 7 // 16
+
+
 @runtime_checkable
 class ChatModel(Protocol):
     """A model that answers in a stream and can count tokens."""

@@ -9,7 +9,7 @@ import structlog
 from pydantic import BaseModel, Field
 
 from bot import Message, ModelBusy, ModelError, Plugin, Session, Stream, to_me
-from model.types import ChatModel, GenerationParams, Turn
+from model.types import ChatModel, GenerationParams, Turn, prompt_room
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ async def talk(
     if model is None or not message.text.strip():
         return None
     size = await asyncio.to_thread(model.count_tokens, message.text)
-    if size > (room := model.max_context // 2):  # the other half is for the answer and for earlier rounds
+    if size > (room := prompt_room(model.max_context)):
         return session.text("too_long", limit=len(message.text) * room // size)
     params = GenerationParams(temperature=config.temperature, top_p=config.top_p, prefix=config.prefix)
     history = await session.history()
@@ -58,7 +58,7 @@ async def _generate(
     except ModelBusy:
         raise
     except ModelError as error:
-        log.error("the model failed", problem=error.problem)
+        log.error("the model failed", problem=str(error))
         yield f"\n{session.text('interrupted')}" if said else session.text("model_offline")
         return
     if not said:

@@ -85,10 +85,14 @@ async def answer(
         return None
     sentences = await asyncio.to_thread(best_sentences, message.text, hits[0].answer)
     extract = session.text("from_documents", text=sentences)
+    quotation = Reply(extract, sources=(hits[0].entry.title,), feedback=True, confidence=hits[0].confidence)
     if model is None:
-        return Reply(extract, sources=(hits[0].entry.title,), feedback=True, confidence=hits[0].confidence)
+        return quotation
     supported = [hit for hit in hits if hit.score >= SUPPORT * hits[0].score]
-    prompt, used = await asyncio.to_thread(make_prompt, message.text, supported, session.language, model)
+    made = await asyncio.to_thread(make_prompt, message.text, supported, session.language, model)
+    if made is None:
+        return quotation
+    prompt, used = made
     sources = tuple(dict.fromkeys(hit.entry.title for hit in used))
     params = GenerationParams(temperature=config.temperature, prefix=config.prefix)
     chunks = _generate(model, prompt, params, session.key, extract)

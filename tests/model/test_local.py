@@ -17,7 +17,7 @@ import pytest
 
 from model import local
 from model.local import LocalModel, check, create
-from model.types import ChatModel, Delta, GenerationParams, ModelBusy, ModelError, Turn
+from model.types import ChatModel, Delta, GenerationParams, ModelBusy, ModelError, Turn, prompt_room
 
 PLAIN = GenerationParams()
 
@@ -378,6 +378,21 @@ async def test_the_configured_folder_answers(family: str, request: pytest.Fixtur
         deltas = await ask(model, "怎么退货", params=GenerationParams(seed=1))
         assert "".join(delta.text for delta in deltas).strip()
         assert deltas[-1].finish in ("stop", "length")
+    finally:
+        await model.close()
+
+
+@pytest.mark.parametrize("family", ["tiny", "llama"])
+async def test_the_longest_prompt_and_the_longest_answer_fit_together(
+    family: str, request: pytest.FixtureRequest
+) -> None:
+    model = create(Settings(request.getfixturevalue(family), max_context=512, max_new_tokens=511))
+    query = "退" * prompt_room(512)
+    while model.count_tokens(query) > prompt_room(512):
+        query = query[1:]
+    try:
+        deltas = await ask(model, query, params=GenerationParams(1000, seed=1))
+        assert deltas[-1].finish
     finally:
         await model.close()
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bot import ModelBusy, ModelError
 from bot.testing import BotTester
+from model import local
+from model.types import Delta, GenerationParams, Turn, prompt_room
 from plugins.chat.plugin import plugin
 
 
@@ -57,14 +63,52 @@ async def test_a_busy_model_says_so_with_the_time_to_wait(bot: BotTester) -> Non
     assert "7 秒" in (await bot.with_model(answer).private().say("你好")).text
 
 
+class HeldBackend:
+    """A model in this process that answers once it is let go."""
+
+    name = "held"
+    max_context = 2048
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.let_go = threading.Event()
+
+    def count_tokens(self, text: str) -> int:
+        return len(text)
+
+    def stream(self, query: str, history: Sequence[Turn], params: GenerationParams) -> Iterator[Delta]:
+        self.begun.set()
+        self.let_go.wait(10)
+        yield Delta("ok", "stop")
+
+    def close(self) -> None:
+        pass
+
+
+async def test_who_finds_the_line_full_is_told_when_to_come_back(
+    bot: BotTester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = HeldBackend()
+    bot.model = local.LocalModel(backend)  # type: ignore[assignment]
+    first = asyncio.create_task(bot.private("u1").say("一"))
+    await asyncio.to_thread(backend.begun.wait, 10)
+    monkeypatch.setattr(local, "MOST_WAITING", 0)
+    refused = (await bot.private("u2").say("二")).text
+    backend.let_go.set()
+    assert (await first).text == "ok"
+    assert re.search(r"有点多，请大约 \d+ 秒后再试", refused)
+
+
 async def test_a_model_that_is_away_or_silent_is_admitted(bot: BotTester) -> None:
     def answer(question: str) -> Iterable[str]:
         if question == "silence":
             return ["", " "]
-        raise ModelError("gone")
+        raise ModelError("gone", file=Path("weights"), remedy="find them")
 
     user = bot.with_model(answer).private()
-    assert "智能对话暂时用不了" in (await user.say("你好")).text
+    with capture_logs() as logs:
+        assert "智能对话暂时用不了" in (await user.say("你好")).text
+    assert [line["problem"] for line in logs if "problem" in line] == ["weights: gone; find them"]
     assert "don't know" in (await user.say("silence")).text
 
 
@@ -81,9 +125,9 @@ async def test_an_answer_that_breaks_off_keeps_what_was_said(bot: BotTester) -> 
 async def test_a_question_longer_than_the_model_can_read_is_answered_with_the_limit(bot: BotTester) -> None:
     user = bot.with_model(lambda question: ["ok"]).private()
     assert bot.model is not None
-    half = bot.model.max_context // 2
-    assert (await user.say("长" * half)).text == "ok"
-    assert f"{half} 字以内" in (await user.say("长" * (half + 1))).text
+    most = prompt_room(bot.model.max_context)
+    assert (await user.say("长" * most)).text == "ok"
+    assert f"{most} 字以内" in (await user.say("长" * (most + 1))).text
 
 
 async def test_how_freely_the_model_speaks_can_be_set(bot_tester: BotTester) -> None:

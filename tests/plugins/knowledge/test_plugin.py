@@ -108,20 +108,61 @@ def hit(text: str) -> Hit:
     return Hit(text[:1], 0.9, False, Entry(text[:1], (text,), text, title=text[:1]), text, 1.0)
 
 
-def test_the_prompt_keeps_its_budget_and_the_best_passage() -> None:
+def made(question: str, hits: list[Hit], language: str, model: FakeModel) -> tuple[str, list[str]]:
+    prompt = make_prompt(question, hits, language, model)
+    assert prompt is not None
+    return prompt[0], [each.id for each in prompt[1]]
+
+
+def test_the_prompt_keeps_its_budget() -> None:
     model = FakeModel(lambda prompt: [])
-    hits = [hit("a" * BUDGET), hit("b")]
-    prompt, used = make_prompt("{question}?", hits, "en", model)
-    assert [each.id for each in used] == ["a"]
+    model.max_context = 100_000
+    prompt, used = made("{question}?", [hit("a" * (BUDGET - 10)), hit("b" * 10)], "en", model)
+    assert used == ["a"]
     assert prompt.endswith("Question: {question}?")
-    prompt, used = make_prompt("问", [hit("a"), hit("b"), hit("c" * BUDGET)], "zh", model)
-    assert [each.id for each in used] == ["a", "b"]
+    prompt, used = made("问", [hit("a"), hit("b"), hit("c" * BUDGET)], "zh", model)
+    assert used == ["a", "b"]
     assert "[2] b" in prompt
 
 
 def test_a_model_that_reads_little_gets_fewer_passages() -> None:
     model = FakeModel(lambda prompt: [])
-    hits = [hit("a" * 100), hit("b" * 100)]
-    assert len(make_prompt("?", hits, "en", model)[1]) == 2
-    model.max_context = 300
-    assert len(make_prompt("?", hits, "en", model)[1]) == 1
+    hits = [hit("a" * 200), hit("b" * 200)]
+    assert made("?", hits, "en", model)[1] == ["a", "b"]
+    model.max_context = 1024
+    assert made("?", hits, "en", model)[1] == ["a"]
+
+
+LONG = "".join(f"第{number}条说的是另外一件事情。" for number in range(20))
+ABOUT = "新疆和西藏满199元包邮。"
+
+
+def test_of_a_passage_too_long_for_the_model_the_sentences_asked_for_are_taken() -> None:
+    model = FakeModel(lambda prompt: [])
+    model.max_context = 256
+    prompt, used = made("新疆包邮吗", [hit(f"运费说明。{LONG}{ABOUT}{LONG}"), hit("b")], "zh", model)
+    assert used == ["运"]
+    assert f"\n{ABOUT}\n" in prompt
+
+
+@pytest.mark.parametrize("context", range(64, 2500, 61))
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_prompt_and_answer_fit_every_context(context: int, language: str) -> None:
+    model = FakeModel(lambda prompt: [])
+    model.max_context = context
+    prompt = make_prompt(QUESTION, [hit(LONG + ABOUT), hit(ABOUT + LONG)], language, model)
+    if context > 500:
+        assert prompt is not None
+    if prompt is not None:
+        answer, special = min(512, context // 2), 2
+        assert model.count_tokens(prompt[0]) + special + answer <= context
+
+
+async def test_a_question_that_leaves_no_room_is_answered_by_quotation(bot: BotTester) -> None:
+    bot.with_model(lambda prompt: ["nonsense"])
+    assert bot.model is not None
+    bot.model.max_context = 64
+    said = await bot.private().say(QUESTION)
+    assert "199 元包邮" in said.text
+    assert said.sources == ("配送说明 › 偏远地区",)
+    assert bot.model.prompts == []
