@@ -147,6 +147,16 @@ def is_first_generation(data: Mapping[str, Any]) -> bool:
     return "inner_hidden_size" in data or "position_encoding_2d" in data
 
 
+def is_other_family(path: Path) -> bool:
+    """Whether a folder is another model's than a first-generation ChatGLM's, told by its config.json.
+
+    A file never is, nor a folder with a packed file, whatever else lies there. Raises ModelError.
+    """
+    if not path.is_dir() or (path / PACKED_NAME).exists():
+        return False
+    return not is_first_generation(read_config(path))
+
+
 def _whole(data: Mapping[str, Any], name: str, file: Path | None) -> int:
     value = data.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < (1 if "token_id" not in name else 0):

@@ -9,10 +9,10 @@ import torch
 
 from model import kernels, memory
 from model.checkpoint import Checkpoint
-from model.config import ChatGLMConfig, is_first_generation, read_config
+from model.config import ChatGLMConfig, is_other_family, read_config
 from model.language_model import choose_device, choose_dtype
 from model.loading import Reader, Recipe, estimate, open_source
-from model.packed import Packed, Scheme, is_packed
+from model.packed import Packed, Scheme
 from model.sizes import size_text
 from model.tokenizer import TOKENIZER_NAMES, Tokenizer
 from model.types import Device, Quantization
@@ -22,7 +22,7 @@ Rows = Iterator[tuple[str, str]]
 
 def describe(path: Path, *, device: Device = "auto", quantization: Quantization = "int4") -> Rows:
     """Rows of name and text; the memory is what loading it so would take. Raises ModelError like loading."""
-    if path.is_dir() and not is_packed(path) and not is_first_generation(read_config(path)):
+    if is_other_family(path):
         yield from _family(path)
     else:
         yield from _chatglm(path, choose_device(device), quantization)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from time import monotonic
-from typing import Literal, Protocol
+from typing import Protocol
 
 import structlog
 
-from model.config import PACKED_NAME, is_first_generation, read_config
-from model.types import Delta, GenerationParams, ModelBusy, ModelError, Turn
+from model.config import is_other_family, read_config
+from model.types import Delta, Device, GenerationParams, ModelBusy, ModelError, Quantization, Turn
 
 log = structlog.get_logger(__name__)
 MOST_WAITING = 32
@@ -38,10 +38,10 @@ class Settings(Protocol):
     def path(self) -> Path | None: ...
 
     @property
-    def device(self) -> Literal["auto", "cuda", "cpu", "mps"]: ...
+    def device(self) -> Device: ...
 
     @property
-    def quantization(self) -> Literal["int4", "int8", "none"]: ...
+    def quantization(self) -> Quantization: ...
 
     @property
     def max_context(self) -> int: ...
@@ -84,7 +84,7 @@ def create(settings: Settings) -> LocalModel:
 def check(settings: Settings) -> list[str]:
     """What an operator should know of `model.path`; loads no weights. Raises ModelError."""
     path = _path(settings)
-    if not _is_other_family(path):
+    if not is_other_family(path):
         return []
     config = read_config(path)
     with _packages():
@@ -99,7 +99,7 @@ def check(settings: Settings) -> list[str]:
 def load_backend(settings: Settings) -> Backend:
     """What answers at `model.path`, for one thread. Raises ModelError, without [model] ImportError."""
     path = _path(settings)
-    if _is_other_family(path):
+    if is_other_family(path):
         from model.families import load_family
 
         if settings.prefixes:
@@ -139,13 +139,6 @@ def _path(settings: Settings) -> Path:
     if settings.path is None:
         raise ModelError("no weights are named", remedy="set model.path")
     return settings.path
-
-
-def _is_other_family(path: Path) -> bool:
-    """Whether the folder's config.json is not a first-generation ChatGLM's; a file holds no other."""
-    if not path.is_dir() or (path / PACKED_NAME).exists():
-        return False
-    return not is_first_generation(read_config(path))
 
 
 def _no_prefixes(path: Path) -> ModelError:

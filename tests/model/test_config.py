@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model.config import ChatGLMConfig, is_first_generation, read_config
+from model.config import PACKED_NAME, ChatGLMConfig, is_first_generation, is_other_family, read_config
 from model.types import ModelError
 
 SLIM = {
@@ -90,3 +90,15 @@ def test_a_folder_without_a_readable_configuration(text: str | None, problem: st
 def test_the_first_generation_is_known_by_its_own_keys() -> None:
     assert is_first_generation(SLIM)
     assert not is_first_generation({"model_type": "chatglm", "num_layers": 28, "multi_query_attention": True})
+
+
+def test_a_folder_is_another_familys_unless_a_packed_file_lies_there(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "llama"}')
+    assert is_other_family(tmp_path)
+    assert not is_other_family(config)
+    (tmp_path / PACKED_NAME).touch()
+    assert not is_other_family(tmp_path)
+    (tmp_path / PACKED_NAME).unlink()
+    config.write_text(json.dumps(SLIM))
+    assert not is_other_family(tmp_path)
