@@ -24,6 +24,8 @@ OFFSET = 8
 BLOCK = 1 << 17
 """Weights that a thread quantises at once: few enough for its cache, many enough to outweigh the calls."""
 
+_AGAIN = "the file may be damaged: download it again"
+
 Fit: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """From groups [out, groups, width] to their scales and zero-points [out, groups, 1]."""
 
@@ -202,7 +204,7 @@ def _check_range(block: Tensor, name: str | None) -> None:
     if not (-limit <= low and high <= limit):  # so that NaN fails too
         finite = math.isfinite(low) and math.isfinite(high)
         problem = f"weights from {low:g} to {high:g} are too large" if finite else "weights are not finite"
-        raise ModelError(problem, tensor=name, remedy="the file may be damaged: download it again")
+        raise ModelError(problem, tensor=name, remedy=_AGAIN)
 
 
 # -- the published form: spec/chatglm-6b.md, quantization ------------------------------------
@@ -224,9 +226,10 @@ def from_thudm(
     Raises ModelError, naming the tensor `name`, where dtype or shape is not as published.
     """
     if weight_int8.dtype != torch.int8 or weight_int8.ndim != 2:
-        raise ModelError(f"{_shown(weight_int8)} instead of an int8 matrix", tensor=name)
+        raise ModelError(f"{_shown(weight_int8)} instead of an int8 matrix", tensor=name, remedy=_AGAIN)
     if not scale.is_floating_point() or scale.shape != weight_int8.shape[:1]:
-        raise ModelError(f"scales {_shown(scale)} do not fit a matrix {_shown(weight_int8)}", tensor=name)
+        problem = f"scales {_shown(scale)} do not fit a matrix {_shown(weight_int8)}"
+        raise ModelError(problem, tensor=name, remedy=_AGAIN)
     packed = weight_int8
     if bits == 4:
         codes = weight_int8.view(torch.uint8) ^ 0x88  # in each nibble, from two's complement to value + 8

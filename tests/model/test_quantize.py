@@ -300,4 +300,5 @@ def test_published_form_of_a_row_of_zeros_is_finite(bits: Bits) -> None:
 def test_malformed_published_matrix_is_named(matrix: Tensor, scale: Tensor) -> None:
     with pytest.raises(ModelError) as raised:
         from_thudm(matrix, scale, 8, name="transformer.layers.0.mlp.dense_h_to_4h.weight")
+    assert "download" in (raised.value.remedy or "")
     assert raised.value.tensor == "transformer.layers.0.mlp.dense_h_to_4h.weight"
