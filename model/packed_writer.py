@@ -10,29 +10,26 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.config import ChatGLMConfig
-from model.packed import FORMAT, LAYOUT, VERSION, Scheme, Specs, tensor_specs
-from model.tensor_file import DTYPES
+from model.packed import FORMAT, LAYOUT, VERSION, Scheme, tensor_specs
+from model.sizes import check_room, size_text
+from model.tensor_file import TensorInfo
+from model.tensor_writer import nbytes, safetensors_header
 from model.types import ModelError
 
-ALIGNMENT = 64
-"""Bytes; tensors begin at multiples of it wherever the sizes before them allow."""
 SYNC_EVERY = 1 << 24
 """Bytes written between two points from which a later run goes on."""
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ROOM = "make room or choose another folder, then run it again"
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -40,7 +37,7 @@ _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 class Plan:
     """A packed file to be: its header, and type, shape and place of every tensor."""
 
-    parameters: dict[str, Specs]
+    parameters: dict[str, dict[str, TensorInfo]]
     dtypes: dict[str, torch.dtype]
     header: bytes
     offsets: dict[str, int]
@@ -55,43 +52,28 @@ class Plan:
         notes: Mapping[str, str],
     ) -> Plan:
         """`float_dtype` says as which float a tensor is stored; `notes` are further metadata."""
-        parameters = tensor_specs(config, scheme)
-        tensors = {name: spec for specs in parameters.values() for name, spec in specs.items()}
-        dtypes = {name: spec.dtype or float_dtype(name) for name, spec in tensors.items()}
-        entries: dict[str, Any] = {
-            "__metadata__": {
-                "format": FORMAT,
-                "version": str(VERSION),
-                "layout": LAYOUT,
-                "config": json.dumps(config.to_dict()),
-                "scheme": json.dumps(asdict(scheme)),
-                **notes,
+        parameters = {
+            parameter: {
+                name: TensorInfo(spec.shape, spec.dtype or float_dtype(name)) for name, spec in specs.items()
             }
+            for parameter, specs in tensor_specs(config, scheme).items()
         }
-
-        def rank(name: str) -> tuple[bool, int]:
-            # buffers may not have gaps: what keeps the alignment comes first, then wide elements
-            return tensors[name].nbytes(dtypes[name]) % ALIGNMENT != 0, -dtypes[name].itemsize
-
-        end = 0
-        starts: dict[str, int] = {}
-        for name in sorted(tensors, key=rank):
-            spec = tensors[name]
-            starts[name], end = end, end + spec.nbytes(dtypes[name])
-            entries[name] = {
-                "dtype": _NAMES[dtypes[name]],
-                "shape": spec.shape,
-                "data_offsets": (starts[name], end),
-            }
-        text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-        text += b" " * (-(len(text) + 8) % ALIGNMENT)  # the format allows blanks after the header
-        header = struct.pack("<Q", len(text)) + text
-        offsets = {name: len(header) + start for name, start in starts.items()}
-        return cls(parameters, dtypes, header, offsets, len(header) + end)
+        tensors = {name: info for infos in parameters.values() for name, info in infos.items()}
+        metadata = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "layout": LAYOUT,
+            "config": json.dumps(config.to_dict()),
+            "scheme": json.dumps(asdict(scheme)),
+            **notes,
+        }
+        header, offsets = safetensors_header(tensors, metadata)
+        dtypes = {name: info.dtype for name, info in tensors.items()}
+        return cls(parameters, dtypes, header, offsets, len(header) + sum(map(nbytes, tensors.values())))
 
     def nbytes(self, parameter: str) -> int:
         """Bytes that a parameter takes, scales included."""
-        return sum(spec.nbytes(self.dtypes[name]) for name, spec in self.parameters[parameter].items())
+        return sum(map(nbytes, self.parameters[parameter].values()))
 
 
 class PackedWriter:
@@ -202,15 +184,7 @@ class PackedWriter:
             held = self._partial.stat().st_blocks * 512
         except (OSError, AttributeError):
             held = 0
-        free = shutil.disk_usage(self.file.parent).free
-        if free < self._plan.size - held:
-            raise self._no_room(f", {free:,} are free")
-
-    def _no_room(self, detail: str = "") -> ModelError:
-        problem = f"the disk is full: the file needs {self._plan.size:,} bytes{detail}"
-        return ModelError(
-            problem, file=self.file, remedy="make room or choose another folder, then run it again"
-        )
+        check_room(self.file.parent, self._plan.size - held, file=self.file, remedy=_ROOM)
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -218,7 +192,8 @@ class PackedWriter:
             yield
         except OSError as error:
             if error.errno in _FULL:
-                raise self._no_room() from error
+                problem = f"the disk is full: the file needs {size_text(self._plan.size)}"
+                raise ModelError(problem, file=self.file, remedy=_ROOM) from error
             problem = f"cannot be written: {error}"
             raise ModelError(problem, file=self.file, remedy="choose another target") from error
 

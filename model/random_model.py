@@ -19,7 +19,7 @@ from model.checkpoint import EMBEDDINGS, tensor_shapes
 from model.config import ChatGLMConfig
 from model.convert import convert
 from model.published import Published, PublishedForm
-from model.sizes import Progress
+from model.sizes import Progress, check_room
 from model.tokenizer import late_pieces
 from model.types import ModelError
 
@@ -86,10 +86,7 @@ def _write(folder: Path, size: Size, form: Form, seed: int, progress: Progress |
         (folder / TOKENIZER_NAME).write_bytes(model)
         config, quiet = _tiny(model)
     published = Published(form, config, RandomWeights(config, seed, quiet))
-    free = shutil.disk_usage(folder).free
-    if free < published.nbytes:
-        problem = f"the disk is full: {published.nbytes:,} bytes are needed, {free:,} are free"
-        raise ModelError(problem, file=folder.parent, remedy="make room or choose another folder")
+    check_room(folder, published.nbytes, file=folder.parent)
     published.write(folder, progress)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from model.config import PACKED_NAME, ChatGLMConfig
 from model.packed import Packed, Scheme, is_packed
 from model.packed_writer import PackedWriter, Plan
 from model.quantize import QuantizedWeight
+from model.sizes import size_text
 from model.types import ModelError
 
 CONFIG = ChatGLMConfig(
@@ -272,12 +274,12 @@ def test_incomplete_file_never_gets_its_name(file: Path) -> None:
 
 
 def test_full_disk_is_refused_before_anything_is_written(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     plan = plan_of(Scheme())
     with pytest.raises(ModelError) as caught:
         PackedWriter(file, plan)
     assert caught.value.file == file
-    assert f"{plan.size:,}" in caught.value.problem
+    assert size_text(plan.size) in caught.value.problem
     assert list(file.parent.iterdir()) == []
 
 
