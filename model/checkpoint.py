@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import CONFIG_NAME, IMAGE_TOKENS, ChatGLMConfig, is_first_generation, read_config
-from model.quantize import from_thudm
+from model.quantize import dtype_name, from_thudm
 from model.tensor_file import TensorFile, TensorInfo, weight_files
 from model.types import ModelError
 from model.weights import Matrix
@@ -235,7 +235,7 @@ def _form_of(checkpoint: Checkpoint, name: str) -> Form:
         return "int4"
     if info.dtype in _FLOATS and halved:
         raise checkpoint.error(
-            f"has the type {_short(info.dtype)} and the shape {list(info.shape)}"
+            f"has the type {dtype_name(info.dtype)} and the shape {list(info.shape)}"
             f" where {[out_features, in_features]} is wanted: these are INT4-packed weights, cast to float",
             name,
             "use the published INT4 file, whose weights are int8 with scales beside them",
@@ -288,9 +288,5 @@ def _wrong_shape(checkpoint: Checkpoint, name: str, info: TensorInfo, wanted: Se
 
 def _wrong_dtype(checkpoint: Checkpoint, name: str, info: TensorInfo) -> ModelError:
     return checkpoint.error(
-        f"has the type {_short(info.dtype)}", name, "use a published form: float16, int8 or int4"
+        f"has the type {dtype_name(info.dtype)}", name, "use a published form: float16, int8 or int4"
     )
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

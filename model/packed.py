@@ -20,7 +20,7 @@ from torch import Tensor
 from model.checkpoint import EMBEDDINGS, is_linear, tensor_shapes
 from model.config import PACKED_NAME, ChatGLMConfig
 from model.lfs import refuse_pointer
-from model.quantize import QuantizedWeight
+from model.quantize import QuantizedWeight, dtype_name
 from model.tensor_file import DTYPES
 from model.types import ModelError
 from model.weights import Matrix
@@ -144,8 +144,10 @@ class Packed:
             dtype, shape = DTYPES.get(stored.get_dtype()), tuple(stored.get_shape())
             right = dtype in _FLOATS if spec.dtype is None else dtype == spec.dtype
             if shape != spec.shape or not right:
-                wanted = "float" if spec.dtype is None else _short(spec.dtype)
-                raise self.error(f"is {_short(dtype)} {list(shape)}, not {wanted} {list(spec.shape)}", name)
+                wanted = "float" if spec.dtype is None else dtype_name(spec.dtype)
+                raise self.error(
+                    f"is {dtype_name(dtype)} {list(shape)}, not {wanted} {list(spec.shape)}", name
+                )
 
     @property
     def names(self) -> list[str]:
@@ -185,10 +187,6 @@ def is_packed(path: Path) -> bool:
     if path.is_dir():
         return (path / PACKED_NAME).exists()
     return path.name == PACKED_NAME or _metadata(path).get("format") == FORMAT
-
-
-def _short(dtype: torch.dtype | None) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _metadata(file: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.checkpoint import PREFIX, read_tensors
 from model.config import ChatGLMConfig
+from model.quantize import dtype_name
 from model.types import ModelError
 
 EMBEDDING = "embedding.weight"
@@ -90,7 +91,7 @@ def load_prefix(path: str | Path, model: Loaded) -> Prefix:
         values = encoder().to(device=network.device, dtype=network.dtype).contiguous()
     if not values.isfinite().all():
         raise ModelError(
-            f"the prefix holds values that are not finite in {str(network.dtype).removeprefix('torch.')}",
+            f"the prefix holds values that are not finite in {dtype_name(network.dtype)}",
             file=path,
             remedy="take an earlier checkpoint of the training, or load the model with dtype float32",
         )

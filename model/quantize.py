@@ -252,6 +252,11 @@ def quantize_thudm(weight: Tensor, bits: Literal[4, 8]) -> tuple[Tensor, Tensor]
     return values, scale
 
 
+def dtype_name(dtype: torch.dtype | None) -> str:
+    """As in a message or a config.json: float16, without the package."""
+    return str(dtype).removeprefix("torch.")
+
+
 def _shown(tensor: Tensor) -> str:
     """Dtype and shape, for a message."""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+    return f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
