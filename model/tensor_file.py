@@ -47,8 +47,9 @@ class TensorInfo:
 class TensorFile:
     """The tensors of one file; `tensors` tells names, shapes and dtypes. Raises ModelError if it is damaged.
 
-    The file is mapped anew for every tensor, so that only tensors in use take memory. A `.bin` in the format
-    from before 2020 cannot be mapped: it stays in memory from the first `read` until `forget`.
+    A `.bin` stays open from the first `read` until `forget`: mapped, so that what was read of it takes memory
+    that the system can take back, or whole in memory if its format is that from before 2020. A `.safetensors`
+    is mapped anew for every tensor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +57,7 @@ class TensorFile:
         with _readable(path):
             refuse_pointer(path)
             self.tensors = _safetensors_infos(path) if _is_safetensors(path) else _infos(_load_bin(path))
-        self._unmapped: Mapping[str, Tensor] | None = None
+        self._state: Mapping[str, Tensor] | None = None
 
     def read(self, name: str) -> Tensor:
         """The tensor as stored, a view of the mapped file. Raises KeyError, and ModelError."""
@@ -65,16 +66,13 @@ class TensorFile:
                 with safe_open(self.path, framework="pt", device="cpu") as file:
                     tensor: Tensor = file.get_tensor(name)
                 return tensor
-            if self._unmapped is not None:
-                return self._unmapped[name]
-            state = _load_bin(self.path)
-            if not _is_zip(self.path):
-                self._unmapped = state
-            return state[name].detach()
+            if self._state is None:
+                self._state = _load_bin(self.path)
+            return self._state[name].detach()
 
     def forget(self) -> None:
-        """Let go of what an old `.bin` keeps in memory."""
-        self._unmapped = None
+        """Close a `.bin`; tensors that are still used keep its mapping."""
+        self._state = None
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:

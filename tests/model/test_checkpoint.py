@@ -201,6 +201,32 @@ def test_bins_from_before_2020_open(state: State, tmp_path: Path) -> None:
         assert torch.equal(checkpoint.read(name), state[name])
 
 
+@pytest.mark.parametrize(("form", "files"), [("int4", 1), ("fp16-shards", SHARDS - 1)])
+def test_every_bin_is_opened_once_to_check_and_once_to_read(
+    form: PublishedForm,
+    files: int,
+    written: Callable[[PublishedForm], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many tensors it has; the last shard is the output matrix, which is tied."""
+    opened: list[Path] = []
+    load = torch.load
+
+    def counting(file: Path, **options: Any) -> Any:
+        opened.append(file)
+        return load(file, **options)
+
+    monkeypatch.setattr(torch, "load", counting)
+    checkpoint = Checkpoint.open(written(form))
+    assert opened == list(checkpoint.files)
+    opened.clear()
+    kept = [
+        checkpoint.matrix(name) if "dense" in name else checkpoint.read(name) for name in checkpoint.names
+    ]
+    assert len(kept) > 4 * files
+    assert sorted(opened) == list(checkpoint.files[:files])
+
+
 def test_a_folder_prefers_safetensors_to_bin_and_the_usual_name_to_others(
     state: State, tmp_path: Path
 ) -> None:
