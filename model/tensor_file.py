@@ -174,13 +174,18 @@ def _load_bin(path: Path) -> Mapping[str, Tensor]:
         text = str(error).partition("\n")[0]
         raise ModelError(f"is damaged or cut short: {text}", file=path, remedy=_AGAIN) from None
     if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
+        isinstance(name, str) and isinstance(tensor, Tensor) and _is_dense(tensor)
         for name, tensor in state.items()
     ):
         raise ModelError(
             "is no state dict: a mapping of names to dense tensors", file=path, remedy="name the weights file"
         )
     return state
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor has a number for every place of its shape; one on the device meta has none."""
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
 
 
 def _imports(path: Path) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -329,6 +330,15 @@ def test_bin_with_code_is_not_run(as_zip: bool, state: State, tmp_path: Path) ->
     torch.save(evil, file, _use_new_zipfile_serialization=as_zip)
     assert refused(file.parent, "holds code, not only tensors").file == file
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_tensor_without_numbers_of_its_shape(device: str, state: State, tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):  # nested tensors are a prototype
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    state[NORM] = state[NORM].to("meta") if device == "meta" else nested
+    folder = save(tmp_path / "odd", state, "pytorch_model.bin")
+    assert refused(folder, "dense tensors").file == folder / "pytorch_model.bin"
 
 
 @pytest.mark.parametrize(
