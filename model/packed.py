@@ -131,7 +131,9 @@ class Packed:
             raise ModelError("there is no such file", file=file, remedy=_CONVERT) from None
         except (OSError, SafetensorError) as error:
             problem = f"is truncated or damaged ({error})"
-            raise ModelError(problem, file=file, remedy=f"copy it anew, or {_CONVERT}") from None
+            raise ModelError(
+                problem, file=file, remedy=f"copy it anew to another name and rename that, or {_CONVERT}"
+            ) from None
         return cls(file, handle)
 
     def _check(self) -> None:
