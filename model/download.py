@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import http
-import shutil
 import time
 import urllib.error
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeAlias
 
 from model.hub import BROKEN, ELSEWHERE, RemoteFile, get, list_files, refused
 from model.lfs import is_pointer
+from model.sizes import Progress, check_room
 from model.types import ModelError
 
 REPO = "THUDM/chatglm-6b"
@@ -35,9 +34,6 @@ BESIDE = ("*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt", "*LICENSE*"
 
 _CHUNK = 1 << 20
 _AGAIN = "run the same command again: it goes on where it stopped"
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Gets the bytes that are there and their total."""
 
 
 def download(
@@ -59,7 +55,7 @@ def download(
     meter = _Meter(sum(file.size for file in wanted), progress)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_room(folder, wanted)
+        check_room(folder, _missing(folder, wanted), remedy="make room, or name another folder with --to")
         for file in wanted:
             _fetch(file, folder / file.name, meter)
     except OSError as error:
@@ -92,18 +88,13 @@ def _is_like(file: RemoteFile, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(file.name, pattern) for pattern in patterns)
 
 
-def _check_room(folder: Path, files: Iterable[RemoteFile]) -> None:
+def _missing(folder: Path, files: Iterable[RemoteFile]) -> int:
+    """Bytes that are still to come."""
     missing = 0
     for file in files:
         own = (folder / file.name, _partial(folder / file.name))
         missing += max(0, file.size - max((part.stat().st_size for part in own if part.exists()), default=0))
-    free = shutil.disk_usage(folder).free
-    if missing > free:
-        raise ModelError(
-            f"{missing / 1e9:.2f} GB are still to come, but only {free / 1e9:.2f} GB are free on this disk",
-            file=folder,
-            remedy="make room, or name another folder with --to",
-        )
+    return missing
 
 
 def _partial(final: Path) -> Path:

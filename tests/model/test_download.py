@@ -327,7 +327,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_comes(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 40_000_000))
     hub.files["pytorch_model.bin"] = bytes(50_000_000)
-    with pytest.raises(ModelError, match=r"0\.05 GB are still to come, but only 0\.04 GB") as caught:
+    with pytest.raises(ModelError, match=r"50\.00 MB are needed, only 40\.00 MB are free") as caught:
         download(REPO, target)
     assert "--to" in (caught.value.remedy or "")
     assert hub.requests == []
