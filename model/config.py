@@ -13,7 +13,16 @@ from model.types import ModelError
 IMAGE_TOKENS = 20_000
 """Rows in front of the vocabulary of checkpoints from before 2023-04-06; never used by text."""
 EARLY_BOS = 150_004
+SLIM_MASK = 130_000
 EARLY_IDS = ("bos_token_id", "eos_token_id", "mask_token_id", "gmask_token_id", "pad_token_id")
+LARGEST = {
+    "num_layers": 1_000,
+    "num_attention_heads": 10_000,
+    "hidden_size": 1_000_000,
+    "inner_hidden_size": 10_000_000,
+    "vocab_size": 10_000_000,
+}
+"""A damaged config.json should not make anybody count to a billion."""
 CONFIG_NAME = "config.json"
 PACKED_NAME = "glmbot.safetensors"
 """The project's own file of weights, which holds its configuration as well."""
@@ -50,8 +59,8 @@ class ChatGLMConfig:
 
     @property
     def is_early(self) -> bool:
-        """Whether image tokens stand in front of the vocabulary."""
-        return self.pad_token_id >= IMAGE_TOKENS
+        """Whether image tokens stand in front of the vocabulary: its first five pieces come after them."""
+        return IMAGE_TOKENS <= self.pad_token_id <= IMAGE_TOKENS + 4
 
     @property
     def kv_values_per_token(self) -> int:
@@ -75,20 +84,21 @@ class ChatGLMConfig:
         known: dict[str, Any] = {}
         for name in ("vocab_size", "hidden_size", "num_layers", "num_attention_heads", "bos_token_id"):
             known[name] = _whole(data, name, file)
-        bos = known["bos_token_id"]
+        bos, pad = known["bos_token_id"], data.get("pad_token_id")
         # before April 2023 config.json named neither the mask tokens nor the padding, or 0 for the latter
-        early = bos == EARLY_BOS
+        early = bos == EARLY_BOS or (pad is None and IMAGE_TOKENS <= bos < SLIM_MASK)
         usual = {
             "inner_hidden_size": 4 * known["hidden_size"],
             "max_sequence_length": 2_048,
             "eos_token_id": bos + 1,
             "mask_token_id": bos - 4,
             "gmask_token_id": bos - 3,
-            "pad_token_id": 3 + IMAGE_TOKENS if early else 3,
+            "pad_token_id": 3,
         }
         for name, value in usual.items():
-            given = data.get(name) is not None and not (early and data[name] == 0)
-            known[name] = _whole(data, name, file) if given else value
+            known[name] = _whole(data, name, file) if data.get(name) is not None else value
+        if early and known["pad_token_id"] < IMAGE_TOKENS:
+            known["pad_token_id"] = IMAGE_TOKENS + 3
         if data.get("pre_seq_len") is not None:
             known["pre_seq_len"] = _whole(data, "pre_seq_len", file)
         epsilon = data.get("layernorm_epsilon", 1e-5)
@@ -107,6 +117,9 @@ class ChatGLMConfig:
         return cls.from_dict(read_config(folder), folder / CONFIG_NAME)
 
     def _check(self, file: Path | None) -> None:
+        for name, most in LARGEST.items():
+            if getattr(self, name) > most:
+                raise _wrong(name, getattr(self, name), file)
         if self.hidden_size % (4 * self.num_attention_heads):
             raise ModelError(
                 f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads"
@@ -135,7 +148,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             file=folder,
             remedy="name the folder that holds config.json and weights",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot be read: {error}", file=file, remedy="download it again") from None
     if not isinstance(data, dict):
         raise ModelError("is not a JSON object", file=file, remedy="download it again")

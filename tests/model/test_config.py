@@ -42,7 +42,7 @@ def test_what_is_written_is_read_again() -> None:
     assert ChatGLMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-@pytest.mark.parametrize("more", [{}, {"pad_token_id": 0}, {"pad_token_id": 20_003}])
+@pytest.mark.parametrize("more", [{}, {"pad_token_id": 0}, {"pad_token_id": 3}, {"pad_token_id": 20_003}])
 def test_an_early_configuration_without_image_tokens_is_the_slim_one(more: dict[str, int]) -> None:
     config = ChatGLMConfig.from_dict(EARLY | more)
     assert config.is_early
@@ -85,6 +85,30 @@ def test_a_folder_without_a_readable_configuration(text: str | None, problem: st
     with pytest.raises(ModelError, match=problem) as caught:
         read_config(tmp_path)
     assert caught.value.remedy
+
+
+def test_a_slim_vocabulary_may_be_padded_with_any_of_its_ids() -> None:
+    config = ChatGLMConfig.from_dict(SLIM | {"pad_token_id": SLIM["eos_token_id"]})
+    assert not config.is_early
+    assert config.slim() == config
+
+
+def test_a_small_early_vocabulary_without_a_padding_is_known_by_its_ids() -> None:
+    ids = {"vocab_size": 20_512, "bos_token_id": 20_504, "eos_token_id": 20_505}
+    small = EARLY | {"hidden_size": 64, "num_attention_heads": 4} | ids
+    assert ChatGLMConfig.from_dict(small).slim().bos_token_id == 504
+
+
+@pytest.mark.parametrize("key", ["num_layers", "hidden_size", "vocab_size"])
+def test_a_size_that_nobody_could_hold_is_refused(key: str) -> None:
+    with pytest.raises(ModelError, match=key):
+        ChatGLMConfig.from_dict(SLIM | {key: 4 * 10**9})
+
+
+def test_a_configuration_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_config(tmp_path)
 
 
 def test_the_first_generation_is_known_by_its_own_keys() -> None:
