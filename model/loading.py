@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import structlog
 import torch
 from torch import Tensor
 
@@ -18,9 +19,11 @@ from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear
 from model.config import ChatGLMConfig
 from model.packed import Packed, Scheme, is_packed
 from model.quantize import QuantizedWeight, quantize_int4, quantize_int4_hqq, quantize_int8
+from model.sizes import size_text
 from model.types import ModelError, Quantization
 from model.weights import Block, Linear, Matrix, Norm, Weights
 
+log = structlog.get_logger(__name__)
 Head: TypeAlias = Literal["auto", "int8", "float16"]
 
 _SCALE = torch.float16
@@ -132,12 +135,20 @@ def load_weights(
     """The weights of a checkpoint or packed file, with floats in `dtype`.
 
     Where the blocks are stored as integers, these, their scales and the embedding are kept as stored; on the
-    CPU they stay mapped. Raises ModelError, also if there is too little memory for them and for a talk of
-    `context` tokens, before anything is read.
+    CPU they stay mapped. Before anything is read, the memory for them and for a talk of `context` tokens is
+    logged; raises ModelError, also if there is less.
     """
     device = device or torch.device("cpu")
     reader = Reader(open_source(path), Recipe(quantization), dtype)
-    memory.check(estimate(reader, dtype=dtype, context=context), device, file=path)
+    plan, free = estimate(reader, dtype=dtype, context=context), memory.available(device)
+    log.info(
+        "memory for the model",
+        weights=size_text(plan.weights),
+        kv_cache=size_text(plan.kv_cache),
+        workspace=size_text(plan.workspace),
+        available="unknown" if free is None else size_text(free),
+    )
+    memory.check(plan, device, file=path)
 
     def vector(name: str) -> Tensor:
         return reader.vector(name).to(device, dtype)

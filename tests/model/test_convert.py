@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 from torch import Tensor
 
 from model import memory, packed_writer
@@ -280,9 +281,12 @@ def test_estimate_is_what_is_loaded(
 def test_too_little_memory_is_refused_before_reading(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda device: 1000)
     monkeypatch.setattr(Checkpoint, "read", None)
-    with pytest.raises(ModelError, match=r"needs [\d.]+ [kM]B") as caught:
+    with capture_logs() as logged, pytest.raises(ModelError, match=r"needs [\d.]+ [kM]B") as caught:
         load_weights(source)
     assert caught.value.file == source
+    assert [(line["log_level"], line["available"]) for line in logged] == [("info", "1.0 kB")]
+    for part in ("weights", "kv_cache", "workspace"):
+        assert logged[0][part] in caught.value.problem
 
 
 # -- the folder -----------------------------------------------------------------------------
