@@ -96,7 +96,8 @@ def convert(
 ) -> None:
     """Write weights in any published form as one packed file, which loads at once.
 
-    Floats are quantised, published integers kept to the bit. Run it again to go on where it was cut off.
+    Floats are quantised, or with --quantization none kept in the type they have; published integers are kept
+    to the bit. Run it again to go on where it was cut off.
     """
     from model.convert import convert
 

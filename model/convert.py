@@ -29,7 +29,7 @@ def convert(
     search: bool = True,
     hqq: bool = False,
     head: Head = "auto",
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     force: bool = False,
 ) -> Path:
@@ -37,8 +37,8 @@ def convert(
 
     `target` is a file NAME.safetensors or a folder for glmbot.safetensors; config.json and the tokenizer's
     file are put beside it. A conversion that was cut off goes on where it was. dtype: of matrices that stay
-    floats; biases and LayerNorms keep theirs. Raises ModelError, without `force` also where something would
-    be replaced.
+    floats, None as they are stored; biases and LayerNorms always keep theirs. Raises ModelError, without
+    `force` also where something would be replaced.
     """
     if any(is_packed(file) for file in weight_files(source)):
         raise ModelError("is packed already", file=source, remedy="name the published weights")

@@ -71,9 +71,9 @@ class Recipe:
 
 
 class Reader:
-    """The parameters of a source in the scheme of a recipe; `dtype` is that of matrices that stay floats."""
+    """The parameters of a source in the scheme of a recipe; dtype: of matrices in floats, None as stored."""
 
-    def __init__(self, source: Checkpoint | Packed, recipe: Recipe, dtype: torch.dtype) -> None:
+    def __init__(self, source: Checkpoint | Packed, recipe: Recipe, dtype: torch.dtype | None) -> None:
         self.source = source
         self.stored = source.scheme if isinstance(source, Packed) else _STORED[source.form]
         self.scheme = recipe.scheme(self.stored)
@@ -85,8 +85,10 @@ class Reader:
         parameter = _parameter(name)
         if parameter != name and self.stored.of(parameter, 1)[0] is None:
             return _SCALE
-        if is_matrix(name) and self.stored.bits is None:
+        if is_matrix(name) and self.stored.bits is None and self._dtype is not None:
             return self._dtype
+        if name == EMBEDDINGS and self._recipe.head == "float16":
+            return torch.float16
         dtype = self.source.dtype(name)
         return torch.float32 if dtype == torch.float64 else dtype
 

@@ -158,6 +158,22 @@ def test_floats_are_quantised_as_asked(
             assert same(packed.read(name), values.to(stored)), name
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_floats_keep_the_type_they_have_unless_another_is_asked(
+    tmp_path: Path, target: Path, stored: torch.dtype
+) -> None:
+    source = publish(tmp_path / "wide", dtype=stored)
+    cases: list[tuple[dict[str, Any], torch.dtype, torch.dtype]] = [
+        ({}, stored, stored),
+        ({"head": "float16"}, stored, torch.float16),
+        ({"dtype": torch.float16}, torch.float16, torch.float16),
+    ]
+    for options, linear, head in cases:
+        packed = Packed.open(convert(source, target, quantization="none", force=True, **options))
+        assert (packed.dtype(DOWN), packed.dtype(EMBEDDINGS)) == (linear, head)
+        assert same(packed.matrix(DOWN), random_values(DOWN).to(stored).to(linear))
+
+
 @pytest.mark.parametrize("form", ["fp16-shards", "slim", "early"])
 def test_every_float_form_gives_the_same_file(
     source: Path, target: Path, tmp_path: Path, form: PublishedForm
@@ -481,7 +497,7 @@ def most():  # in KiB; of this process alone, where ru_maxrss begins at what the
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 before = most()
-convert(Path(sys.argv[1]), Path(sys.argv[2]))
+convert(Path(sys.argv[1]), Path(sys.argv[2]), search=False)
 print(most() - before)
 """
 
