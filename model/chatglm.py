@@ -77,7 +77,9 @@ class ChatGLM:
     def new_cache(self, prefix: Prefix | None = None, *, room: int = 64) -> KVCache:
         """A cache for a sequence of about `room` tokens, which a prefix begins (its keys are not rotated)."""
         config = self.config
-        room += prefix.length if prefix is not None else 0
+        if prefix is not None:
+            self._check(prefix)
+            room += prefix.length
         cache = KVCache(
             config.num_layers, room, config.num_attention_heads, config.head_size, self.dtype, self.device
         )
@@ -129,6 +131,8 @@ class ChatGLM:
         """
         split = self.split(ids)
         context = len(split.context)
+        if prefix is not None:
+            self._check(prefix)
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if prefix is not None:
@@ -212,6 +216,15 @@ class ChatGLM:
             )
 
         return attend
+
+    def _check(self, prefix: Prefix) -> None:
+        config, shape = self.config, tuple(prefix.values.shape)
+        wanted = (config.num_layers, 2, prefix.length, config.num_attention_heads, config.head_size)
+        if shape != wanted:
+            raise ModelError(
+                f"a prefix of the shape {list(shape)} does not fit this model, which wants {list(wanted)}",
+                remedy="load it by `model.load_prefix` for this very model",
+            )
 
     def _norm(self, x: Tensor, norm: Norm) -> Tensor:
         return kernels.layer_norm(x, norm.weight, norm.bias, self.config.layernorm_epsilon)

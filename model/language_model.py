@@ -6,7 +6,7 @@ import functools
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import structlog
 import torch
@@ -41,7 +41,18 @@ def load(
     dtype: "float32" is the exact path, on which no activation is ever quantised; "auto" is the fastest of
     the device. max_context: tokens of prompt and answer; None is what the model was trained for.
     """
-    path = Path(path)
+    for name, value, known in (
+        ("device", device, get_args(Device)),
+        ("quantization", quantization, get_args(Quantization)),
+        ("dtype", dtype, get_args(DType)),
+    ):
+        if value not in known:
+            raise ModelError(f"there is no {name} {value!r}", remedy=f"choose from {', '.join(known)}")
+    if max_context is not None and max_context < 1:
+        raise ModelError(f"max_context cannot be {max_context}", remedy="give a number of tokens")
+    path = Path(
+        path
+    ).absolute()  # the tokenizer is looked for later, when the working directory may be another
     chosen = choose_device(device)
     floats = choose_dtype(dtype, chosen)
     config, weights = load_weights(
@@ -75,13 +86,14 @@ class LanguageModel:
         """`path`: where it was loaded from; the tokenizer's file lies there too, or is not needed."""
         self.network = network
         self.path = path
+        self.folder = path.parent if path.is_file() else path
         self.max_context = max_context
         self.prefixes: dict[str, Prefix] = {}
 
     @property
     def name(self) -> str:
         """The name of the folder or file."""
-        return self.path.stem if self.path.is_file() else self.path.resolve().name
+        return self.path.stem if self.path != self.folder else self.path.resolve().name
 
     @property
     def config(self) -> ChatGLMConfig:
@@ -91,7 +103,7 @@ class LanguageModel:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that lies beside the weights. Raises ModelError if it is missing or another's."""
-        tokenizer = Tokenizer(self.path if self.path.is_dir() else self.path.parent)
+        tokenizer = Tokenizer(self.folder)
         tokenizer.check(self.config)
         return tokenizer
 

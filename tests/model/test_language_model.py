@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -221,6 +222,35 @@ def test_quantised_at_loading_comes_near_the_floats(
     loaded = model.load(VECTORS, device="cpu", quantization=quantization, dtype="float32")
     error = (loaded.logits(ids) - exact.logits(ids)).square().mean() / exact.logits(ids).square().mean()
     assert 1e-9 < error < (0.2 if quantization == "int4" else 1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"device": "xpu"}, {"quantization": "int5"}, {"dtype": "int4"}, {"max_context": -5}]
+)
+def test_a_setting_that_does_not_exist_is_named(wrong: dict[str, Any]) -> None:
+    [(name, value)] = wrong.items()
+    with pytest.raises(ModelError, match=f"{name}.*{value}") as caught:
+        model.load(VECTORS, **wrong)
+    assert caught.value.remedy
+
+
+def test_a_prefix_of_another_model_is_refused(exact: model.LanguageModel) -> None:
+    ids = CASES["gmask/input_ids"][0].tolist()
+    prefix = model.Prefix(torch.zeros(2, 2, 8, 4, 16))
+    with pytest.raises(ModelError, match=r"\[2, 2, 8, 4, 16\].*\[3, 2, 8, 4, 16\]"):
+        exact.logits(ids, prefix)
+    with pytest.raises(ModelError, match="does not fit"):
+        list(exact.generate(ids, prefix=prefix))
+
+
+def test_the_tokenizer_is_found_from_another_working_directory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    loaded = model.load(folder.name, device="cpu")
+    monkeypatch.chdir(tmp_path)
+    assert loaded.count_tokens("你好") > 0
+    assert loaded.name == folder.name
 
 
 def test_an_absent_device_is_refused() -> None:
