@@ -177,9 +177,7 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         if hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(
-                signal.SIGHUP, lambda: self._tasks.append(loop.create_task(self.reload()))
-            )
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         starting = loop.create_task(self.start())
         waiting = loop.create_task(asked.wait())
         await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -191,9 +189,11 @@ class App:
         await self.stop()
 
     def _on_hangup(self) -> None:
-        if self.ready:
-            self._tasks.append(asyncio.create_task(self.reload()))
-            self._tasks[-1].add_done_callback(self._tasks.remove)
+        if not self.ready:
+            log.warning("reload ignored: the bot is starting or stopping")
+            return
+        self._tasks.append(asyncio.create_task(self.reload()))
+        self._tasks[-1].add_done_callback(self._tasks.remove)
 
     async def reload(self) -> None:
         """Load plugins and their files again; when one is broken that was not before, all old ones stay."""
