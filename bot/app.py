@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from bot.backend import load_model
+from bot.backend import load_on_thread
 from bot.background import Background
 from bot.catalogue import Catalogue
 from bot.config import (
@@ -68,6 +68,8 @@ class App:
         self.store = Store(self.config.store.url, synchronous=self.config.store.synchronous)
         self.history = History(self.store)
         self.ready = False
+        self._inbox = Inbox(self.store)
+        self._loading = model is None
         self._model_problem = ""
         self._loaded = loaded
         self._given = connectors
@@ -93,7 +95,9 @@ class App:
         return self.dispatch.program
 
     async def start(self) -> None:
-        """Bring everything up; connectors start last, once what a crash left behind is taken up.
+        """Bring everything up: HTTP first, since a model may load for minutes, and connectors last.
+
+        Until a connector starts, its routes answer 503. What a crash left behind is taken up before.
 
         Raises ConfigError, StoreError. What was started before an error is taken down again.
         """
@@ -108,13 +112,14 @@ class App:
         await upgrade(self.store)
         await self._upgrade_plugins()
         self.store.start()
-        if self.model is None:
-            self.model = await self._load_model()
         self.connectors = list(self._given if self._given is not None else await self._build_connectors())
-        self._wire(compile_program(self._plugins, self._injector))
         if self._serve:
             self.server = Server(self.config.server, self.connectors, self.health, self.metrics)
             await self.server.start()
+        if self.model is None:
+            self.model = await self._load_model()
+        self._loading = False
+        self._wire(compile_program(self._plugins, self._injector))
         self.dispatch.program = await start_plugins(self._plugins, self.program, self._injector)
         self._schedule()
         self._scheduler.start()
@@ -233,7 +238,7 @@ class App:
         try:
             async with asyncio.timeout(2.0):
                 await self.store.probe()
-                waiting = await self._desk.inbox.count_open()
+                waiting = await self._inbox.count_open()
             store = {"state": "ok", "unanswered": waiting}
         except (TimeoutError, StoreError) as error:
             store = {"state": "down", "detail": str(error) or "no answer within 2 s"}
@@ -247,8 +252,8 @@ class App:
                 for item in self.connectors
             },
             "plugins": {
-                **{item.name: {"state": "off"} for item in self.program.failures},  # why is in the log
-                **{item.plugin.name: {"state": "ok"} for item in self.program.loaded},
+                **{item.name: {"state": "off"} for item in self._plugins.failures},  # why is in the log
+                **{item.plugin.name: {"state": state} for item in self._plugins.loaded},
             },
         }
         return self.ready and store["state"] == "ok", report
@@ -256,6 +261,8 @@ class App:
     def _model_state(self) -> dict[str, str]:
         if self.model is not None:
             return {"state": "ok", "name": self.model.name}
+        if self._loading:
+            return {"state": "loading"}
         if self._model_problem:
             return {"state": "failed", "problem": self._model_problem}  # its file is in the log
         return {"state": "extractive"}
@@ -271,7 +278,7 @@ class App:
         self.outbox = Outbox(table, {key: place.connector for key, place in places.items()}, self.metrics)
         self._desk = Desk(
             store=self.store,
-            inbox=Inbox(self.store),
+            inbox=self._inbox,
             outbox=self.outbox,
             outbox_table=table,
             history=self.history,
@@ -326,7 +333,7 @@ class App:
     async def _load_model(self) -> ChatModel | None:
         """The configured model; None for extractive answers, also where it cannot be loaded."""
         try:
-            return await asyncio.to_thread(load_model, self._loaded)
+            return await load_on_thread(self._loaded)
         except ConfigError:
             raise
         except ModelError as error:

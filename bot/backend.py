@@ -2,21 +2,66 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+
+import structlog
 
 from bot.config import LoadedConfig
 from model.types import ChatModel
 
+log = structlog.get_logger(__name__)
 GROUP = "glmbot.models"
+SLOW_LOADING = 30.0
+"""Seconds from which on the log says how to load faster."""
+_THREAD = "model loading"
 
 
 def load_model(loaded: LoadedConfig) -> ChatModel | None:
-    """Load it, which may take long; None where answers are extractive. Raises ConfigError and ModelError."""
-    point = _backend(loaded)
-    model: ChatModel | None = point.load()(loaded.config.model) if point else None
+    """Load it, which may take minutes; None for extractive answers. Raises ConfigError and ModelError."""
+    point, settings = _backend(loaded), loaded.config.model
+    if point is None:
+        return None
+    log.info("loading the model", backend=settings.backend, path=settings.path and str(settings.path))
+    began = time.monotonic()
+    model: ChatModel = point.load()(settings)
+    took = time.monotonic() - began
+    hint = {"hint": "weights that are not packed load faster once converted: glmbot model convert"}
+    log.info("model loaded", name=model.name, seconds=round(took, 1), **(hint if took > SLOW_LOADING else {}))
     return model
+
+
+async def load_on_thread(loaded: LoadedConfig) -> ChatModel | None:
+    """`load_model` beside the event loop. Whoever is cancelled leaves a thread that nothing waits for."""
+    future: Future[ChatModel | None] = Future()
+    future.set_running_or_notify_cancel()  # a caller that is cancelled must not cancel it under the thread
+
+    def load() -> None:
+        try:
+            future.set_result(load_model(loaded))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=load, name=_THREAD, daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def exit_if_loading() -> None:
+    """End the process with code 0 where a thread still loads; to be called when all else is closed.
+
+    The interpreter's own end would break the thread off inside torch, and C++ answers that with SIGABRT.
+    """
+    if any(thread.name == _THREAD for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def examine_model(loaded: LoadedConfig) -> list[str]:

@@ -311,6 +311,8 @@ async def _running_model(settings: ServerSettings) -> Finding:
     detail = f"{entry.get('name') or entry.get('problem') or entry.get('state')}, says the running glmbot"
     if entry.get("state") == "ok":
         return Finding("model", "ok", detail)
+    if entry.get("state") == "loading":
+        return Finding("model", "warn", detail, "ask again when it is ready")
     return Finding("model", "fail", detail, "see its log; stop it and ask again for the whole story")
 
 

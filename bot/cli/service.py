@@ -25,6 +25,7 @@ def run(config: ConfigOption = None) -> None:
     import structlog
 
     from bot.app import App
+    from bot.backend import exit_if_loading
     from bot.config import load_config
     from bot.errors import ConfigError
     from bot.logs import configure_logging
@@ -38,6 +39,7 @@ def run(config: ConfigOption = None) -> None:
         asyncio.run(App(loaded).run())
     except ConfigError as error:
         raise loaded.located(error) from error
+    exit_if_loading()
 
 
 def chat(config: ConfigOption = None) -> None:
@@ -45,7 +47,10 @@ def chat(config: ConfigOption = None) -> None:
 
     Reads a question a line from standard input until it ends, or until Ctrl-C; answers go to standard output.
     """
+    from bot.backend import exit_if_loading
+
     asyncio.run(_chat(read_config(config)))
+    exit_if_loading()
 
 
 async def _chat(loaded: LoadedConfig) -> None:
@@ -59,9 +64,11 @@ async def _chat(loaded: LoadedConfig) -> None:
     ended = asyncio.ensure_future(console.wait())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.cancel)
-    await app.start()
+    starting = asyncio.ensure_future(app.start())
+    ended.add_done_callback(lambda _: starting.cancel())
     try:
         with suppress(asyncio.CancelledError):
+            await starting
             await ended
     finally:
         await app.stop()

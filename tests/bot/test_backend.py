@@ -79,6 +79,19 @@ async def test_the_configured_model_answers(bot: BotTester, installed: Installed
     assert installed.closed == 1
 
 
+@pytest.mark.parametrize(("slow", "hinted"), [(0.0, True), (60.0, False)])
+async def test_a_model_that_loads_slowly_is_logged_with_what_helps(
+    bot: BotTester, installed: Installed, monkeypatch: pytest.MonkeyPatch, slow: float, hinted: bool
+) -> None:
+    monkeypatch.setattr("bot.backend.SLOW_LOADING", slow)
+    with capture_logs() as logs:
+        await bot.app()
+    [loaded] = [entry for entry in logs if entry["event"] == "model loaded"]
+    assert loaded["name"] == "fake"
+    assert 0 <= loaded["seconds"] < 10
+    assert ("glmbot model convert" in loaded.get("hint", "")) is hinted
+
+
 @pytest.mark.parametrize("error", [CORRUPT, RuntimeError("/srv/model.bin")])
 async def test_a_model_that_cannot_be_loaded_leaves_extractive_answers(
     bot: BotTester, installed: Installed, error: Exception

@@ -212,6 +212,7 @@ async def test_a_model_that_cannot_be_loaded_here_fails(
     ("entry", "state", "says"),
     [
         ({"state": "ok", "name": "chatglm-6b"}, "ok", "chatglm-6b"),
+        ({"state": "loading"}, "warn", "loading"),
         ({"state": "failed", "problem": "is cut off"}, "fail", "is cut off"),
         ({"state": "extractive"}, "fail", "extractive"),
     ],
