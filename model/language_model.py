@@ -50,16 +50,15 @@ def load(
             raise ModelError(f"there is no {name} {value!r}", remedy=f"choose from {', '.join(known)}")
     if max_context is not None and max_context < 1:
         raise ModelError(f"max_context cannot be {max_context}", remedy="give a number of tokens")
-    path = Path(
-        path
-    ).absolute()  # the tokenizer is looked for later, when the working directory may be another
+    path = Path(path)
     chosen = choose_device(device)
     floats = choose_dtype(dtype, chosen)
     config, weights = load_weights(
         path, quantization=quantization, dtype=floats, device=chosen, context=max_context
     )
     network = ChatGLM(config, weights, dtype=floats)
-    return LanguageModel(network, path, max_context=max_context or config.max_sequence_length)
+    # the tokenizer is looked for later, when the working directory may be another
+    return LanguageModel(network, path.absolute(), max_context=max_context or config.max_sequence_length)
 
 
 def choose_device(device: Device) -> torch.device:
