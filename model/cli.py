@@ -132,15 +132,13 @@ def quantize(
 
     Refuses what is quantised already; `convert` keeps such weights as they are.
     """
-    from model.checkpoint import Checkpoint
-    from model.convert import convert
-    from model.packed import Packed, is_packed
+    from model.convert import convert, open_published
+    from model.packed import Packed
     from model.quality import weight_snr
 
-    checkpoint = None if is_packed(source) else Checkpoint.open(source)
-    if checkpoint is None or checkpoint.form != "float":
-        problem = f"is {checkpoint.form if checkpoint else 'packed'} already"
-        raise ModelError(problem, file=source, remedy="name the float weights")
+    checkpoint = open_published(source)
+    if checkpoint.form != "float":
+        raise ModelError(f"is {checkpoint.form} already", file=source, remedy="name the float weights")
     file = _write_packed(
         source,
         partial(
@@ -263,6 +261,7 @@ def _write_packed(source: Path, convert: Callable[..., Path]) -> Path:
     from model.description import scheme_text
     from model.packed import Packed
     from model.tensor_file import weight_files
+    from model.tokenizer import find_tokenizer
 
     began = monotonic()
     with _bar("Converting") as progress:
@@ -274,6 +273,8 @@ def _write_packed(source: Path, convert: Callable[..., Path]) -> Path:
     memory = _peak_memory()
     told = "" if memory is None else f", peak memory {size_text(memory)}"
     typer.echo(f"{monotonic() - began:.1f} s{told}")
+    if find_tokenizer(file.parent) is None:
+        typer.echo(f"no tokenizer: copy ice_text.model into {file.parent}, text needs it")
     return file
 
 

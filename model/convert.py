@@ -16,7 +16,7 @@ from model.packed import is_packed
 from model.packed_writer import PackedWriter, Plan, write_atomically
 from model.sizes import Progress
 from model.tensor_file import weight_files
-from model.tokenizer import TOKENIZER_NAMES
+from model.tokenizer import Tokenizer, find_tokenizer
 from model.types import ModelError, Quantization
 
 
@@ -37,12 +37,10 @@ def convert(
 
     `target` is a file NAME.safetensors or a folder for glmbot.safetensors; config.json and the tokenizer's
     file are put beside it. A conversion that was cut off goes on where it was. dtype: of matrices that stay
-    floats, None as they are stored; biases and LayerNorms always keep theirs. Raises ModelError, without
-    `force` also where something would be replaced.
+    floats, None as they are stored; biases and LayerNorms always keep theirs. Raises ModelError, also for a
+    tokenizer that is damaged or another's, and without `force` where something would be replaced.
     """
-    if any(is_packed(file) for file in weight_files(source)):
-        raise ModelError("is packed already", file=source, remedy="name the published weights")
-    checkpoint = Checkpoint.open(source)
+    checkpoint = open_published(source)
     file = target if target.suffix == ".safetensors" else target / PACKED_NAME
     beside = _companions(checkpoint, file.parent)
     _refuse_overwriting(checkpoint, file, beside, force)
@@ -60,6 +58,13 @@ def convert(
         _place(beside, file.parent)
         writer.finish()
     return file
+
+
+def open_published(source: Path) -> Checkpoint:
+    """The published weights of a folder, also where a packed file lies beside them. Raises ModelError."""
+    if source.exists() and any(is_packed(file) for file in weight_files(source)):
+        raise ModelError("is packed already", file=source, remedy="name the published weights")
+    return Checkpoint.open(source)
 
 
 def _write_parameters(reader: Reader, plan: Plan, writer: PackedWriter, progress: Progress | None) -> None:
@@ -87,12 +92,17 @@ def _write_parameter(reader: Reader, plan: Plan, writer: PackedWriter, name: str
 
 
 def _companions(checkpoint: Checkpoint, folder: Path) -> dict[str, bytes]:
-    """What makes the target's folder complete; nothing if that is the source's own."""
+    """What makes the target's folder complete; nothing if that is the source's own.
+
+    Raises ModelError for a tokenizer that would not load: better before hours of work than after them.
+    """
+    tokenizer = find_tokenizer(checkpoint.folder)
+    if tokenizer is not None:
+        Tokenizer(checkpoint.folder).check(checkpoint.config)
     if folder.exists() and folder.samefile(checkpoint.folder):
         return {}
     files = {CONFIG_NAME: json.dumps(checkpoint.config.to_dict(), indent=2).encode() + b"\n"}
-    tokenizers = [file for name in TOKENIZER_NAMES for file in sorted(checkpoint.folder.glob(name))]
-    return files | {file.name: file.read_bytes() for file in tokenizers[:1]}
+    return files if tokenizer is None else files | {tokenizer.name: tokenizer.read_bytes()}
 
 
 def _place(files: dict[str, bytes], folder: Path) -> None:

@@ -14,7 +14,7 @@ from model.language_model import choose_device, choose_dtype
 from model.loading import Reader, Recipe, estimate, open_source
 from model.packed import Packed, Scheme
 from model.sizes import size_text
-from model.tokenizer import TOKENIZER_NAMES, Tokenizer
+from model.tokenizer import Tokenizer, find_tokenizer
 from model.types import Device, Quantization
 
 Rows = Iterator[tuple[str, str]]
@@ -78,7 +78,7 @@ def _generation(source: Checkpoint | Packed) -> str:
 
 
 def _tokenizer(folder: Path, config: ChatGLMConfig) -> str:
-    if not any(file for name in TOKENIZER_NAMES for file in folder.glob(name)):
+    if find_tokenizer(folder) is None:
         return "missing: copy ice_text.model here, text needs it"
     tokenizer = Tokenizer(folder)
     tokenizer.check(config)

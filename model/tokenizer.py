@@ -178,13 +178,18 @@ class StreamDecoder:
         return text
 
 
+def find_tokenizer(folder: Path) -> Path | None:
+    """The tokenizer's file in a folder, None where there is none."""
+    found = (file for name in TOKENIZER_NAMES for file in sorted(folder.glob(name)))
+    return next(found, None)
+
+
 def _find(path: Path) -> Path:
     if not path.is_dir():
         return path
-    for name in TOKENIZER_NAMES:
-        if found := sorted(path.glob(name)):
-            return found[0]
-    raise ModelError("the folder holds no tokenizer (ice_text.model)", file=path, remedy=_REMEDY)
+    if (found := find_tokenizer(path)) is None:
+        raise ModelError("the folder holds no tokenizer (ice_text.model)", file=path, remedy=_REMEDY)
+    return found
 
 
 def _read(file: Path) -> SentencePieceProcessor:

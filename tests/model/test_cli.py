@@ -102,12 +102,19 @@ def test_bad_options_are_exit_code_2(glmbot: Glmbot, words: Sequence[str]) -> No
     assert glmbot(*words).exit_code == 2
 
 
-@pytest.mark.parametrize("words", [("info", "nowhere"), ("convert", "nowhere", "there"), ("chat", "nowhere")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("info", "nowhere"),
+        ("convert", "nowhere", "there"),
+        ("quantize", "nowhere", "there"),
+        ("chat", "nowhere"),
+    ],
+)
 def test_what_is_not_there_is_one_line_and_exit_code_1(glmbot: Glmbot, words: Sequence[str]) -> None:
     done = glmbot(*words)
     assert done.exit_code == 1
-    assert re.match(r"error: nowhere: there (is|are) no ", done.stderr)
-    assert done.stderr.count("\n") == 1
+    assert done.stderr == "error: nowhere: there is no such file or folder; check model.path\n"
     assert done.stdout == ""
 
 
@@ -215,10 +222,28 @@ def test_quantize_tells_what_it_costs(glmbot: Glmbot, made: Path) -> None:
 def test_quantize_refuses_integers(glmbot: Glmbot, made: Path) -> None:
     assert glmbot("convert", made, "packed").exit_code == 0
     assert glmbot("make-random", "int4", "--form", "int4").exit_code == 0
-    for source in ("packed", "int4"):
+    for source, wanted in (("packed", "published"), ("int4", "float")):
         done = glmbot("quantize", source, "there")
         assert done.exit_code == 1
-        assert done.stderr == f"error: {source}: is {source} already; name the float weights\n"
+        assert done.stderr == f"error: {source}: is {source} already; name the {wanted} weights\n"
+
+
+def test_floats_with_a_packed_file_beside_them_are_converted_and_quantised_alike(
+    glmbot: Glmbot, made: Path, tmp_path: Path
+) -> None:
+    both = shutil.copytree(made, tmp_path / "both")
+    assert glmbot("convert", both, both).exit_code == 0
+    assert glmbot("convert", both, "converted").exit_code == 0
+    assert decibels(glmbot("quantize", both, "quantised"))
+    files = (Path(name, "glmbot.safetensors").read_bytes() for name in ("converted", "quantised"))
+    assert next(files) == next(files)
+
+
+def test_a_conversion_without_a_tokenizer_says_so_last(glmbot: Glmbot, made: Path, tmp_path: Path) -> None:
+    mute = shutil.copytree(made, tmp_path / "mute", ignore=shutil.ignore_patterns("*.model"))
+    done = glmbot("convert", mute, "there")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1] == "no tokenizer: copy ice_text.model into there, text needs it"
 
 
 def test_another_family_is_described_and_talked_with(glmbot: Glmbot, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from model.quantize import (
     quantize_int8,
     quantize_thudm,
 )
+from model.tokenizer import SPECIAL_PIECES
 from model.types import ModelError
 from model.weights import Matrix, Weights
 
@@ -56,10 +57,22 @@ def random_values(name: str, config: ChatGLMConfig = CONFIG) -> Tensor:
     return (values * (1 + 9 * (values.abs() > 2.5))).half()
 
 
+def vocabulary(first_special: int = CONFIG.mask_token_id) -> bytes:
+    """A SentencePiece file with the special pieces where CONFIG has them."""
+
+    def piece(text: str, kind: int) -> bytes:
+        message = bytes([0x0A, len(text)]) + text.encode() + b"\x15" + bytes(4) + bytes([0x18, kind])
+        return bytes([0x0A, len(message)]) + message
+
+    unknown, normal, control = 2, 1, 3
+    pieces = [("<unk>", unknown), *((f"piece{number}", normal) for number in range(1, first_special))]
+    return b"".join(piece(*each) for each in [*pieces, *((special, control) for special in SPECIAL_PIECES)])
+
+
 def publish(folder: Path, form: PublishedForm = "safetensors", dtype: torch.dtype = torch.float16) -> Path:
     folder.mkdir()
     Published(form, CONFIG, random_values, dtype).write(folder)
-    (folder / "ice_text.model").write_bytes(b"pieces")
+    (folder / "ice_text.model").write_bytes(vocabulary())
     return folder
 
 
@@ -312,8 +325,42 @@ def test_target_is_complete(source: Path, target: Path) -> None:
     file = convert(source, target)
     assert file == target / PACKED_NAME
     assert {entry.name for entry in target.iterdir()} == {PACKED_NAME, "config.json", "ice_text.model"}
-    assert (target / "ice_text.model").read_bytes() == b"pieces"
+    assert (target / "ice_text.model").read_bytes() == vocabulary()
     assert ChatGLMConfig.read(target) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "is not a SentencePiece model"),
+        (vocabulary()[:-40], "only a part of one"),
+        (vocabulary(60), "two vocabularies are mixed"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2706249\n", "Git LFS pointer"),
+        (None, "cannot be read"),
+    ],
+    ids=["empty", "truncated", "another", "pointer", "folder"],
+)
+def test_a_tokenizer_that_would_not_load_is_refused_before_any_work(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, data: bytes | None, problem: str
+) -> None:
+    tokenizer = source / "ice_text.model"
+    if data is None:
+        tokenizer.unlink()
+        tokenizer.mkdir()
+    else:
+        tokenizer.write_bytes(data)
+    monkeypatch.setattr(Checkpoint, "read", None)
+    for folder in (target, source):
+        with pytest.raises(ModelError, match=problem) as caught:
+            convert(source, folder)
+        assert caught.value.file == tokenizer
+        assert not (folder / PACKED_NAME).exists()
+
+
+def test_a_source_without_a_tokenizer_is_converted(source: Path, target: Path) -> None:
+    (source / "ice_text.model").unlink()
+    convert(source, target)
+    assert {entry.name for entry in target.iterdir()} == {PACKED_NAME, "config.json"}
 
 
 def test_target_may_be_a_file(source: Path, target: Path) -> None:
