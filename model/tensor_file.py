@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import pickle
 import pickletools
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,8 +34,16 @@ DTYPES = {
     "I64": torch.int64,
     "BOOL": torch.bool,
 }
-_IMPORTING = {"GLOBAL", "STACK_GLOBAL", "INST"}
-_HEAD = 1 << 20
+_REBUILDING = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+}
+"""What an honest `.bin` names besides the storages of torch."""
+_PICKLES = 5
+"""Before 2020 these followed each other: a magic number, the format, the system, the tensors, their keys."""
+_HEAD = 1 << 22
+"""Bytes of pickles that are searched for code: that of 10,000 tensors is shorter."""
 _AGAIN = "download it again"
 
 
@@ -101,8 +112,10 @@ def weight_files(path: Path) -> tuple[Path, ...]:
 def _indexed(index: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"is no index of shards: {error!r}", file=index, remedy=_AGAIN) from None
+    if not names:
+        raise ModelError("names no shard", file=index, remedy=_AGAIN)
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise ModelError(f"names a shard outside its folder: {name!r}", file=index, remedy=_AGAIN)
@@ -160,19 +173,16 @@ def _load_bin(path: Path) -> Mapping[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols and storages
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-    except pickle.UnpicklingError as error:
-        if mappable or "GLOBAL" in str(error) or _imports(path):
+    except Exception as error:  # a damaged file makes torch raise whatever its bytes lead to
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is of a mapping past the end
+            raise
+        if isinstance(error, pickle.UnpicklingError) and _holds_code(path):
             raise ModelError(
                 "holds code, not only tensors; nothing of it was run",
                 file=path,
                 remedy="take the weights from a source you trust, best as .safetensors",
             ) from None
-        raise ModelError("is no file of tensors", file=path, remedy=_AGAIN) from None
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file makes torch raise whatever its bytes lead to
-        text = str(error).partition("\n")[0]
-        raise ModelError(f"is damaged or cut short: {text}", file=path, remedy=_AGAIN) from None
+        raise ModelError(_damage(path), file=path, remedy=_AGAIN) from None
     if not isinstance(state, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) and _is_dense(tensor)
         for name, tensor in state.items()
@@ -188,11 +198,59 @@ def _is_dense(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
 
 
-def _imports(path: Path) -> bool:
-    """Whether a file is a pickle that names a class or function, in whatever protocol; nothing is run."""
+def _damage(path: Path) -> str:
+    """What is wrong with a `.bin` that torch cannot read, as far as its first bytes and its end tell."""
+    size = path.stat().st_size
     with path.open("rb") as stream:
-        head = stream.read(_HEAD)
+        head = stream.read(len(_ZIP))
+    if not head:
+        return "is empty"
+    if _ZIP.startswith(head):
+        return "is damaged" if zipfile.is_zipfile(path) else f"is cut short ({size} bytes)"
+    if head.startswith(pickle.PROTO):
+        return f"is damaged or cut short ({size} bytes)"
+    return "is no file of tensors"
+
+
+def _holds_code(path: Path) -> bool:
+    """Whether the pickles of a `.bin` name anything that no tensor is rebuilt with; nothing is run."""
+    stream = io.BytesIO(_pickles(path))
     try:
-        return any(opcode.name in _IMPORTING for opcode, _, _ in pickletools.genops(head))
+        return any(not _rebuilds(name) for _ in range(_PICKLES) for name in _imports(stream))
     except ValueError:
         return False  # no pickle, or not up to here
+
+
+def _pickles(path: Path) -> bytes:
+    """The beginning of a `.bin`, or of the one pickle in it if it is an archive."""
+    if not _is_zip(path):
+        with path.open("rb") as stream:
+            return stream.read(_HEAD)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(name) as member:
+                return member.read(_HEAD)
+    except (zipfile.BadZipFile, StopIteration):
+        return b""
+
+
+def _imports(stream: io.BytesIO) -> Iterator[str]:
+    """The classes and functions, "module name", of the next pickle. Raises ValueError where it is none."""
+    texts: list[str] = []
+    memo: dict[object, str] = {}
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in ("GLOBAL", "INST"):
+            yield str(argument)
+        elif opcode.name == "STACK_GLOBAL":
+            yield " ".join(texts[-2:])
+        elif opcode.name == "MEMOIZE":
+            memo[len(memo)] = texts[-1] if texts else ""
+        elif opcode.name.endswith("GET"):
+            texts.append(memo.get(argument, ""))
+        elif isinstance(argument, str):
+            texts.append(argument)
+
+
+def _rebuilds(name: str) -> bool:
+    return name in _REBUILDING or (name.startswith("torch ") and name.endswith("Storage"))
