@@ -25,7 +25,9 @@ LARGEST = {
 """A damaged config.json should not make anybody count to a billion."""
 CONFIG_NAME = "config.json"
 PACKED_NAME = "glmbot.safetensors"
-"""The project's own file of weights, which holds its configuration as well."""
+"""The usual name of the project's own file of weights, which holds its configuration as well."""
+PACKED_FORMAT = "glmbot-packed"
+"""What the metadata of such a file say, whatever its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +167,37 @@ def is_other_family(path: Path) -> bool:
 
     A file never is, nor a folder with a packed file, whatever else lies there. Raises ModelError.
     """
-    if not path.is_dir() or (path / PACKED_NAME).exists():
+    if not path.is_dir() or packed_file(path) is not None:
         return False
     return not is_first_generation(read_config(path))
+
+
+def packed_file(path: Path) -> Path | None:
+    """The packed file that a path is or, as a folder, holds, whatever state it is in and else lies there.
+
+    It bears the usual name, or it is the only .safetensors of its folder and its metadata say so.
+    """
+    if not path.is_dir():
+        is_one = path.name == PACKED_NAME or _metadata(path).get("format") == PACKED_FORMAT
+        return path if is_one else None
+    if (path / PACKED_NAME).exists():
+        return path / PACKED_NAME
+    files = [file for file in path.glob("*.safetensors") if file.is_file()]
+    return packed_file(files[0]) if len(files) == 1 else None
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, empty if it is none; reads the header only."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= 100_000_000 or stream.read(1) != b"{":
+                return {}
+            header = json.loads(b"{" + stream.read(length - 1))
+        metadata = header.get("__metadata__", {})
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _whole(data: Mapping[str, Any], name: str, file: Path | None) -> int:

@@ -18,14 +18,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.checkpoint import EMBEDDINGS, is_linear, tensor_shapes
-from model.config import PACKED_NAME, ChatGLMConfig
+from model.config import PACKED_FORMAT, PACKED_NAME, ChatGLMConfig, packed_file
 from model.lfs import refuse_pointer
 from model.quantize import QuantizedWeight, dtype_name
 from model.tensor_file import DTYPES
 from model.types import ModelError
 from model.weights import Matrix
 
-FORMAT = "glmbot-packed"
 VERSION = 1
 LAYOUT = "rows"
 """Integers row after row as in `QuantizedWeight`; orders for particular devices get tags of their own."""
@@ -107,7 +106,7 @@ class Packed:
         self.file = file
         self._handle = handle
         self.metadata: dict[str, str] = handle.metadata() or {}
-        if self.metadata.get("format") != FORMAT:
+        if self.metadata.get("format") != PACKED_FORMAT:
             raise ModelError("is no packed file of glmbot", file=file, remedy=_CONVERT)
         version, layout = self.metadata.get("version", ""), self.metadata.get("layout")
         if version != str(VERSION) or layout != LAYOUT:
@@ -116,14 +115,14 @@ class Packed:
         try:
             self.config = ChatGLMConfig.from_dict(json.loads(self.metadata["config"]), file)
             self.scheme = Scheme.from_dict(json.loads(self.metadata["scheme"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ModelError(f"has damaged metadata: {error!r}", file=file, remedy=_CONVERT) from None
         self._check()
 
     @classmethod
     def open(cls, path: Path) -> Packed:
         """Open a file, or the one in a folder, and check every tensor's type and shape. Raises ModelError."""
-        file = path / PACKED_NAME if path.is_dir() else path
+        file = packed_file(path) or (path / PACKED_NAME if path.is_dir() else path)
         try:
             refuse_pointer(file)
             handle = safe_open(file, framework="pt")
@@ -186,20 +185,4 @@ class Packed:
 
 def is_packed(path: Path) -> bool:
     """Whether a path is a packed file or a folder that holds one (in whatever state it is)."""
-    if path.is_dir():
-        return (path / PACKED_NAME).exists()
-    return path.name == PACKED_NAME or _metadata(path).get("format") == FORMAT
-
-
-def _metadata(file: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, empty if it is none; reads the header only."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > 100_000_000 or stream.read(1) != b"{":
-                return {}
-            header = json.loads(b"{" + stream.read(length - 1))
-        metadata = header.get("__metadata__", {})
-    except (OSError, ValueError):
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
+    return packed_file(path) is not None

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.config import ChatGLMConfig
-from model.packed import FORMAT, LAYOUT, VERSION, Scheme, tensor_specs
+from model.config import PACKED_FORMAT, ChatGLMConfig
+from model.packed import LAYOUT, VERSION, Scheme, tensor_specs
 from model.sizes import check_room, size_text
 from model.tensor_file import TensorInfo
 from model.tensor_writer import nbytes, safetensors_header
@@ -60,7 +60,7 @@ class Plan:
         }
         tensors = {name: info for infos in parameters.values() for name, info in infos.items()}
         metadata = {
-            "format": FORMAT,
+            "format": PACKED_FORMAT,
             "version": str(VERSION),
             "layout": LAYOUT,
             "config": json.dumps(config.to_dict()),

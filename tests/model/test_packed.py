@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model import packed_writer
-from model.config import PACKED_NAME, ChatGLMConfig
+from model.config import PACKED_NAME, ChatGLMConfig, is_other_family
 from model.packed import Packed, Scheme, is_packed
 from model.packed_writer import PackedWriter, Plan
 from model.quantize import QuantizedWeight
@@ -200,6 +200,15 @@ def test_folder_opens_as_its_file(file: Path) -> None:
     assert Packed.open(file.parent).file == file
 
 
+def test_folder_opens_as_its_only_safetensors_of_any_name(file: Path) -> None:
+    write(file, plan_of(Scheme()))
+    renamed = file.rename(file.with_name("mine.safetensors"))
+    assert Packed.open(file.parent).file == renamed
+    assert not is_other_family(file.parent)
+    save_file({"a": torch.zeros(1)}, file.with_name("other.safetensors"))
+    assert not is_packed(file.parent)
+
+
 def test_packed_is_told_from_other_files(file: Path, tmp_path: Path) -> None:
     assert not is_packed(tmp_path)
     write(file, plan_of(Scheme()))
@@ -366,6 +375,9 @@ def test_newer_file(file: Path, change: dict[str, str | None]) -> None:
     "change",
     [
         {"config": "{"},
+        {"config": "[]"},
+        {"config": "[" * 100_000},
+        {"scheme": "[" * 100_000},
         {"config": None},
         {"scheme": '{"bits": 3}'},
         {"scheme": '{"bytes": 4}'},
@@ -404,7 +416,7 @@ def test_wrong_tensor_is_named(file: Path, name: str, tensor: Tensor | None, pro
 
 def test_header_may_be_anything(file: Path) -> None:
     """Bytes that only look like a header neither crash the reader nor pass."""
-    for text in (b"[]", b'{"a":1}', b"{" + b"x" * 40, b'{"__metadata__":[1]}'):
+    for text in (b"", b"[]", b"{" + b'"a":[' * 50_000, b'{"a":1}', b"{" + b"x" * 40, b'{"__metadata__":[1]}'):
         file.write_bytes(struct.pack("<Q", len(text)) + text)
         renamed = file.with_name("other.safetensors")
         renamed.write_bytes(file.read_bytes())
