@@ -26,7 +26,7 @@ from model.quantize import quantize_int4, quantize_int8
 from model.quantized_linear import quantize_layers
 from model.sampling import Sampler
 from model.stop import StopStrings
-from model.types import Delta, Device, GenerationParams, ModelError, Quantization, Turn
+from model.types import Delta, Device, GenerationParams, ModelError, PromptTooLong, Quantization, Turn
 
 log = structlog.get_logger(__name__)
 
@@ -194,9 +194,12 @@ class TransformersModel:
                     log.info("old rounds left out of the prompt", rounds=dropped, context=self.max_context)
                 self._check_ids(ids)
                 return ids
-        raise ModelError(
+        bare = len(self._encode(self._plain(query)))
+        raise PromptTooLong(
             f"the prompt has {len(ids)} tokens, the answer may have {max_new_tokens},"
             f" both together {self.max_context}",
+            tokens=bare,
+            room=room - (len(ids) - bare),  # the rest is the template's
             remedy="shorten the question, or set max_new_tokens lower or model.max_context higher",
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from model.config import ChatGLMConfig
-from model.types import ModelError
+from model.types import PromptTooLong
 
 _YEAR_MARK, _YEAR = "[[训练时间]]", "2023年"
 _FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
@@ -43,14 +43,16 @@ def fit_rounds(
 ) -> Fitted:
     """The prompt with as many of the latest rounds as fit; dropped ones are whole, the rest count from 0.
 
-    `budget` is in ids of the prompt's text, which `encode` gives. Raises ModelError when not even the bare
-    query fits. Rounds are counted one by one, from the latest, until the budget is spent: a long history
+    `budget` is in ids of the prompt's text, which `encode` gives. Raises PromptTooLong when not even the
+    bare query fits. Rounds are counted one by one, from the latest, until the budget is spent: a long history
     costs no more than a full prompt.
     """
     bare = len(encode(query))
     if bare > budget:
-        raise ModelError(
+        raise PromptTooLong(
             f"prompt longer than the context: {bare} tokens, and {max(budget, 0)} have room",
+            tokens=bare,
+            room=budget,
             remedy="shorten the question, or ask for a shorter answer (max_new_tokens)",
         )
     newline = len(encode("\n"))

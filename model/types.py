@@ -41,6 +41,15 @@ class ModelBusy(ModelError):
         super().__init__(f"model busy, about {retry_after:g} s")
 
 
+class PromptTooLong(ModelError):
+    """A question of `tokens` tokens where the context has room for `room`."""
+
+    def __init__(self, problem: str, *, tokens: int, room: int, remedy: str) -> None:
+        self.tokens = tokens
+        self.room = max(room, 0)
+        super().__init__(problem, remedy=remedy)
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One round of a talk: what was asked and what was answered."""
@@ -96,9 +105,9 @@ class ChatModel(Protocol):
     def chat(
         self, query: str, history: Sequence[Turn], params: GenerationParams, *, user: str
     ) -> AsyncIterator[Delta]:
-        """Stream the answer to `query`; `user` is the key of fairness. Raises ModelBusy and ModelError.
+        """Stream the answer to `query`; `user` is the key of fairness. Raises ModelError.
 
-        A delta's text may be empty: that is a sign of life. Closing the iterator gives the request up.
+        Also ModelBusy, with the time to wait, and PromptTooLong. A delta's text may be empty: that is a sign of life. Closing the iterator gives the request up.
         """
         ...
 

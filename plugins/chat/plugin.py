@@ -9,7 +9,7 @@ import structlog
 from pydantic import BaseModel, Field
 
 from bot import Message, ModelBusy, ModelError, Plugin, Session, Stream, to_me
-from model.types import ChatModel, GenerationParams, Turn, prompt_room
+from model.types import ChatModel, GenerationParams, PromptTooLong, Turn, prompt_room
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ async def talk(
         return None
     size = await asyncio.to_thread(model.count_tokens, message.text)
     if size > (room := prompt_room(model.max_context)):
-        return session.text("too_long", limit=len(message.text) * room // size)
+        return _too_long(session, message.text, size, room)
     params = GenerationParams(temperature=config.temperature, top_p=config.top_p, prefix=config.prefix)
     history = await session.history()
     return Stream(_generate(model, message.text, history, params, session), feedback=True)
@@ -44,6 +44,11 @@ async def talk(
 async def clear(session: Session) -> str:
     """Forget the talk."""
     return session.text("cleared" if await session.clear() else "nothing_to_clear")
+
+
+def _too_long(session: Session, question: str, tokens: int, room: int) -> str:
+    """How many characters the question may have, of which `room` of its `tokens` would fit."""
+    return session.text("too_long", limit=len(question) * room // tokens)
 
 
 async def _generate(
@@ -57,6 +62,9 @@ async def _generate(
             yield delta.text
     except ModelBusy:
         raise
+    except PromptTooLong as error:  # the model's own template may need more room than is usual
+        yield _too_long(session, question, error.tokens, error.room)
+        return
     except ModelError as error:
         log.error("the model failed", problem=str(error))
         yield f"\n{session.text('interrupted')}" if said else session.text("model_offline")

@@ -18,7 +18,7 @@ import model.families as families
 from model.families import TransformersModel, load_family
 from model.quantize import dequantize, quantize_int4
 from model.quantized_linear import QuantizedLinear
-from model.types import Delta, GenerationParams, ModelError, Turn
+from model.types import Delta, GenerationParams, ModelError, PromptTooLong, Turn
 
 VOCAB = 304
 TEXTS = ("how do I return a parcel, please?", "怎么退货，运费是多少？")
@@ -308,9 +308,15 @@ def test_context_is_never_larger_than_the_model(llama: Path) -> None:
 
 
 def test_question_that_does_not_fit_by_itself_is_refused(llama: Path) -> None:
-    with pytest.raises(ModelError, match="both together 512") as caught:
-        answer(load(llama), query="运" * 600)
+    model = load(llama)
+    with pytest.raises(PromptTooLong, match="both together 512") as caught:
+        answer(model, query="运" * 600)
     assert "shorten the question" in str(caught.value)
+    fits = 600 * caught.value.room // caught.value.tokens
+    assert 0 < fits < 600
+    answer(model, query="运" * fits)
+    with pytest.raises(PromptTooLong):
+        answer(model, query="运" * (fits + 1))
 
 
 # -- integers --------------------------------------------------------------------------------

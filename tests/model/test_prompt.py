@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from model.config import ChatGLMConfig
 from model.prompt import ResponseStream, build_inputs, fit_rounds, format_chat, process_response
 from model.tokenizer import StreamDecoder, Tokenizer
-from model.types import ModelError
+from model.types import PromptTooLong
 
 ROOT = Path(__file__).parents[2]
 CASES = json.loads((ROOT / "tests/data/chatglm/tokenizer_cases.json").read_text("utf-8"))
@@ -53,7 +53,7 @@ def test_latest_rounds_that_fit_are_kept_whole(
     query: str, history: list[tuple[str, str]], budget: int
 ) -> None:
     if len(encode(query)) > budget:
-        with pytest.raises(ModelError):
+        with pytest.raises(PromptTooLong):
             fit_rounds(query, history, budget, encode)
         return
     fitted = fit_rounds(query, history, budget, encode)
@@ -72,8 +72,9 @@ def test_rounds_are_numbered_anew() -> None:
 
 
 def test_too_long_a_query_is_refused_with_figures() -> None:
-    with pytest.raises(ModelError, match="longer than the context: 51 tokens, and 20 have room") as caught:
+    with pytest.raises(PromptTooLong, match="longer than the context: 51 tokens, and 20 have room") as caught:
         fit_rounds("q" * 100, [("q", "a")], 20, encode)
+    assert (caught.value.tokens, caught.value.room) == (51, 20)
     assert caught.value.remedy
 
 

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from bot import ModelBusy, ModelError
 from bot.testing import BotTester
 from model import local
-from model.types import Delta, GenerationParams, Turn, prompt_room
+from model.types import Delta, GenerationParams, PromptTooLong, Turn, prompt_room
 from plugins.chat.plugin import plugin
 
 
@@ -128,6 +128,15 @@ async def test_a_question_longer_than_the_model_can_read_is_answered_with_the_li
     most = prompt_room(bot.model.max_context)
     assert (await user.say("长" * most)).text == "ok"
     assert f"{most} 字以内" in (await user.say("长" * (most + 1))).text
+
+
+async def test_a_question_that_only_the_model_finds_too_long_is_no_failure(bot: BotTester) -> None:
+    def answer(question: str) -> Iterable[str]:
+        raise PromptTooLong("has 40 tokens", tokens=40, room=30, remedy="shorten it")
+
+    with capture_logs() as logs:
+        assert "15 字以内" in (await bot.with_model(answer).private().say("长" * 20)).text
+    assert [line for line in logs if line["log_level"] == "error"] == []
 
 
 async def test_how_freely_the_model_speaks_can_be_set(bot_tester: BotTester) -> None:
