@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -194,7 +195,7 @@ def make_random(
     """
     from model.random_model import make_random
 
-    with _bar("Writing") as progress:
+    with _unwinding(), _bar("Writing") as progress:
         make_random(path, size, form, seed, progress)
     written = sum(file.stat().st_size for file in path.iterdir())
     typer.echo(f"{path}: {size_text(written)}")
@@ -291,6 +292,20 @@ def _peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, so that nothing half written stays behind."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _log_to_stderr() -> None:

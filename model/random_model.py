@@ -18,6 +18,8 @@ from torch import Tensor
 from model.checkpoint import EMBEDDINGS, tensor_shapes
 from model.config import ChatGLMConfig
 from model.convert import convert
+from model.memory import weight_bytes
+from model.packed import Scheme
 from model.published import Published, PublishedForm
 from model.sizes import Progress, check_room
 from model.tokenizer import late_pieces
@@ -51,19 +53,23 @@ def make_random(
 
     The folder appears whole or not at all; the same seed gives the same tensors in every form. At the true
     size one tensor at a time is in memory. `progress` gets the bytes done and their total.
-    Raises ModelError where something is at `path` already, or the disk is too small.
+    What a process that was killed left behind of the same folder is deleted. Raises ModelError where
+    something is at `path` already, or the disk is too small.
     """
     if size not in SIZES or form not in FORMS:
         raise ModelError(f"cannot make {size} {form}", remedy=f"choose from {SIZES} and {FORMS}")
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ModelError("is there already", file=path, remedy="name a new or empty folder")
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f"{_partial_prefix(path)}{os.getpid()}")
     try:
+        _delete_stale(path)
         partial.mkdir(parents=True)
         _write(partial, size, form, seed, progress)
         if path.exists():
             path.rmdir()
         partial.rename(path)
+    except ModelError as error:  # about a file that nobody will find
+        raise ModelError(error.problem, file=path, remedy=error.remedy) from error
     except OSError as error:
         raise ModelError(
             f"cannot be written: {error.strerror}", file=path, remedy="choose another folder"
@@ -72,22 +78,51 @@ def make_random(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(folder: Path, size: Size, form: Form, seed: int, progress: Progress | None) -> None:
-    if form == "packed":
-        source = folder / "source"
-        source.mkdir()
-        _write(source, size, "safetensors", seed, None)
-        convert(source, folder, progress=progress)
-        shutil.rmtree(source)
+def _partial_prefix(path: Path) -> str:
+    """How the names of folders begin that are to become `path`; the id of the process that writes follows."""
+    return f".{path.name}.partial-"
+
+
+def _delete_stale(path: Path) -> None:
+    """Delete what processes that run no more left of `path`."""
+    if os.name != "posix" or not path.parent.is_dir():  # elsewhere asking for a process may end it
         return
+    for folder in path.parent.iterdir():
+        writer = folder.name.removeprefix(_partial_prefix(path))
+        if writer != folder.name and writer.isdecimal() and not _runs(int(writer)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process has this id."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return process != os.getpid()
+
+
+def _write(folder: Path, size: Size, form: Form, seed: int, progress: Progress | None) -> None:
     config, quiet = ChatGLMConfig(), list[int]()
     if size == "tiny":
         model = train_tokenizer()
         (folder / TOKENIZER_NAME).write_bytes(model)
         config, quiet = _tiny(model)
-    published = Published(form, config, RandomWeights(config, seed, quiet))
-    check_room(folder, published.nbytes, file=folder.parent)
-    published.write(folder, progress)
+    weights = RandomWeights(config, seed, quiet)
+    if form != "packed":
+        published = Published(form, config, weights)
+        check_room(folder, published.nbytes)
+        published.write(folder, progress)
+        return
+    source = folder / "source"
+    source.mkdir()
+    published = Published("safetensors", config, weights)
+    check_room(folder, published.nbytes + weight_bytes(config, Scheme(), lambda _: torch.float16))
+    published.write(source)
+    convert(source, folder, progress=progress)
+    shutil.rmtree(source)
 
 
 class RandomWeights:

@@ -133,6 +133,18 @@ def test_a_random_model_is_never_written_over(glmbot: Glmbot, made: Path) -> Non
     assert "is there already" in done.stderr
 
 
+def test_making_a_random_model_leaves_nothing_when_it_is_terminated(tmp_path: Path) -> None:
+    terminated = """
+import os, signal
+from model import published
+write = published.write_safetensors
+published.write_safetensors = lambda *args: (write(*args), os.kill(os.getpid(), signal.SIGTERM))
+"""
+    done = run(terminated, "model", "make-random", str(tmp_path / "tiny"))
+    assert done.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("form", "told", "scheme", "generation"),
     [

@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -164,6 +169,30 @@ def test_breaking_off_leaves_nothing(form: Form, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_random(tmp_path / "half", form=form, progress=stop)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="nobody can be asked whether a process runs")
+def test_what_killed_processes_left_of_the_same_folder_is_deleted(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    stale = [f".new.partial-{ended.pid}", f".new.partial-{os.getpid()}"]
+    others = [f".new.partial-{os.getppid()}", f".newer.partial-{ended.pid}", ".new.partial-notes"]
+    for name in (*stale, *others):
+        (tmp_path / name / "source").mkdir(parents=True)
+    make_random(tmp_path / "new")
+    assert {folder.name for folder in tmp_path.iterdir()} == {"new", *others}
+
+
+def test_room_is_needed_for_the_source_of_a_packed_file_too(
+    tmp_path: Path, made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = (made("safetensors") / "model.safetensors").stat().st_size + 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    make_random(tmp_path / "source")
+    with pytest.raises(ModelError, match="disk is full") as caught:
+        make_random(tmp_path / "packed", form="packed")
+    assert caught.value.file == tmp_path / "packed"
+    assert [folder.name for folder in tmp_path.iterdir()] == ["source"]
 
 
 @pytest.mark.parametrize("form", FORMS)
