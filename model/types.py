@@ -105,9 +105,9 @@ class ChatModel(Protocol):
     def chat(
         self, query: str, history: Sequence[Turn], params: GenerationParams, *, user: str
     ) -> AsyncIterator[Delta]:
-        """Stream the answer to `query`; `user` is the key of fairness. Raises ModelError.
+        """Stream the answer to `query`; `user` is the key of fairness. Raises ModelError, also a subclass.
 
-        Also ModelBusy, with the time to wait, and PromptTooLong. A delta's text may be empty: that is a sign of life. Closing the iterator gives the request up.
+        A delta's text may be empty: that is a sign of life. Closing the iterator gives the request up.
         """
         ...
 
