@@ -12,7 +12,7 @@ from torch import Tensor
 from model.checkpoint import Checkpoint
 from model.config import CONFIG_NAME, PACKED_NAME
 from model.loading import Head, Reader, Recipe, is_matrix
-from model.packed import is_packed
+from model.packed import Packed, is_packed
 from model.packed_writer import PackedWriter, Plan, write_atomically
 from model.sizes import Progress
 from model.tensor_file import weight_files
@@ -62,7 +62,9 @@ def convert(
 
 def open_published(source: Path) -> Checkpoint:
     """The published weights of a folder, also where a packed file lies beside them. Raises ModelError."""
-    if source.exists() and any(is_packed(file) for file in weight_files(source)):
+    packed = [file for file in weight_files(source) if is_packed(file)] if source.exists() else []
+    if packed:
+        Packed.open(packed[0])  # a damaged one, or a pointer to it, is told as that
         raise ModelError("is packed already", file=source, remedy="name the published weights")
     return Checkpoint.open(source)
 

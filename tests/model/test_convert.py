@@ -407,6 +407,16 @@ def test_source_is_never_replaced(source: Path) -> None:
     assert (source / "model.safetensors").read_bytes() == before
 
 
+def test_damaged_packed_source_is_told_as_that(source: Path, target: Path) -> None:
+    file = convert(source, target)
+    os.truncate(file, 1_000)
+    with pytest.raises(ModelError, match="truncated or damaged"):
+        convert(file, target / "again.safetensors")
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
+    with pytest.raises(ModelError, match="Git LFS pointer"):
+        convert(target, target / "again.safetensors")
+
+
 def test_packed_source_is_refused(source: Path, target: Path, tmp_path: Path) -> None:
     file = convert(source, target)
     for packed in (file, target):
