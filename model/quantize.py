@@ -213,8 +213,10 @@ def _check_range(block: Tensor, name: str | None) -> None:
 def import_thudm_int4(weight_int8: Tensor, scale: Tensor | None = None) -> Tensor:
     """The integers of a published INT4 matrix, int8 [out, in], from int8 [out, in / 2].
 
-    The even column is the high nibble, in two's complement; `scale` plays no part.
+    The even column is the high nibble, in two's complement; `scale` plays no part. Raises ModelError where
+    the dtype is not as published: bits of other types shift otherwise.
     """
+    _check_published(weight_int8, None)
     return torch.stack((weight_int8 >> 4, (weight_int8 << 4) >> 4), dim=-1).flatten(1)
 
 
@@ -225,8 +227,7 @@ def from_thudm(
 
     Raises ModelError, naming the tensor `name`, where dtype or shape is not as published.
     """
-    if weight_int8.dtype != torch.int8 or weight_int8.ndim != 2:
-        raise ModelError(f"{_shown(weight_int8)} instead of an int8 matrix", tensor=name, remedy=_AGAIN)
+    _check_published(weight_int8, name)
     if not scale.is_floating_point() or scale.shape != weight_int8.shape[:1]:
         problem = f"scales {_shown(scale)} do not fit a matrix {_shown(weight_int8)}"
         raise ModelError(problem, tensor=name, remedy=_AGAIN)
@@ -236,6 +237,11 @@ def from_thudm(
         packed = (codes >> 4) | (codes << 4)
     in_features = weight_int8.shape[1] * 8 // bits
     return QuantizedWeight(bits, in_features, in_features, packed, scale.unsqueeze(1))
+
+
+def _check_published(weight: Tensor, name: str | None) -> None:
+    if weight.dtype != torch.int8 or weight.ndim != 2:
+        raise ModelError(f"{_shown(weight)} instead of an int8 matrix", tensor=name, remedy=_AGAIN)
 
 
 def quantize_thudm(weight: Tensor, bits: Literal[4, 8]) -> tuple[Tensor, Tensor]:

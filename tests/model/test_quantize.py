@@ -302,3 +302,10 @@ def test_malformed_published_matrix_is_named(matrix: Tensor, scale: Tensor) -> N
         from_thudm(matrix, scale, 8, name="transformer.layers.0.mlp.dense_h_to_4h.weight")
     assert "download" in (raised.value.remedy or "")
     assert raised.value.tensor == "transformer.layers.0.mlp.dense_h_to_4h.weight"
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_published_nibbles_of_another_type_are_refused(dtype: torch.dtype) -> None:
+    """The same shifts would give other integers."""
+    with pytest.raises(ModelError, match=r"instead of an int8 matrix"):
+        import_thudm_int4(torch.full((2, 3), 0x9F, dtype=dtype))
