@@ -6,6 +6,7 @@ more would only lose, so INT8 becomes INT4 by converting the float weights.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -93,14 +94,23 @@ class Reader:
         return torch.float32 if dtype == torch.float64 else dtype
 
     def vector(self, name: str) -> Tensor:
-        """A bias, or a part of a LayerNorm, as stored."""
-        return self.source.read(name)
+        """A bias, or a part of a LayerNorm, as stored. Raises ModelError where a value is not finite."""
+        values = self.source.read(name)
+        self._check_finite(values, name)
+        return values
 
     def matrix(self, name: str) -> Matrix:
-        """A matrix; a view of the mapped file where nothing is changed."""
+        """A matrix; a view of the mapped file where nothing is changed.
+
+        Raises ModelError where a scale, a zero-point or a weight that is quantised here is not finite; floats
+        that stay floats are too many to look at.
+        """
         stored = self.source.matrix(name)
         bits, _, _ = self.scheme.of(name, self.source.shape(name)[1])
         if isinstance(stored, QuantizedWeight):
+            self._check_finite(stored.scale, f"{name}_scale")
+            if stored.zero is not None:
+                self._check_finite(stored.zero, f"{name}_zero")
             return stored
         if bits is None:
             return stored.to(self.float_dtype(name))
@@ -108,6 +118,11 @@ class Reader:
             return self._recipe.quantize(stored, bits, name)
         except ModelError as error:
             raise self.source.error(error.problem, name, error.remedy or _OTHERS) from None
+
+    def _check_finite(self, values: Tensor, name: str) -> None:
+        low, high = values.aminmax()  # NaN wins both
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise self.source.error("holds values that are not finite: no answer would come of it", name)
 
 
 def open_source(path: Path) -> Checkpoint | Packed:
