@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import structlog
 import torch
 from torch import Tensor
 
 from model.types import GenerationParams, ModelError
+
+log = structlog.get_logger(__name__)
 
 BLANK_ID = 5
 """The piece "▁" of the slim vocabulary, which takes the place of broken logits."""
@@ -83,8 +86,8 @@ def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
 class Sampler:
     """Draws the tokens of one sequence; with a seed the same ones whatever else runs beside it.
 
-    `limit` hides all ids from there on: the rows that only pad the vocabulary. Raises ModelError for
-    parameters that mean nothing.
+    `limit` hides all ids from there on: the rows that only pad the vocabulary. Broken logits are logged the
+    first time. Raises ModelError for parameters that mean nothing.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Sampler:
         self.params = params
         self.fallback_id = fallback_id
         self.limit = limit
+        self._warned = False
         self._generator = torch.Generator()
         if params.seed is None:
             self._generator.seed()
@@ -107,7 +111,7 @@ class Sampler:
         """
         params = self.params
         scores = apply_repetition_penalty(logits.detach().float(), seen, params.repetition_penalty)
-        scores = guard(scores[: self.limit], self.fallback_id)
+        scores = self._guarded(scores[: self.limit])
         if params.temperature <= 0:
             return int(scores.argmax())
         top_k = TOP_K if params.top_k is None else params.top_k
@@ -117,6 +121,13 @@ class Sampler:
         reached = probs.cumsum(-1, dtype=torch.float64)
         index = int(torch.searchsorted(reached, drawn * float(reached[-1]), right=True))
         return int(ids[min(index, len(ids) - 1)])
+
+    def _guarded(self, logits: Tensor) -> Tensor:
+        safe = guard(logits, self.fallback_id)
+        if safe is not logits and not self._warned:
+            self._warned = True
+            log.warning("logits are not finite: are the weights damaged?", token=self.fallback_id)
+        return safe
 
 
 def _top_k(logits: Tensor, top_k: int) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from structlog.testing import capture_logs
 from torch import Tensor
 
 from model.sampling import Sampler, apply_repetition_penalty, guard, probabilities
@@ -72,6 +73,18 @@ def test_a_sequence_with_broken_logits_gets_the_fallback(broken: str, temperatur
     params = GenerationParams(temperature=temperature)
     assert Sampler(params).next(logits) == 5
     assert Sampler(params, fallback_id=11).next(logits) == 11
+
+
+def test_broken_logits_are_logged_once_a_sequence() -> None:
+    broken = torch.full((8,), float("nan"))
+    with capture_logs() as logs:
+        sampler = Sampler(GenerationParams())
+        sampler.next(torch.ones(8))
+        assert not logs
+        for _ in range(3):
+            sampler.next(broken)
+        Sampler(GenerationParams()).next(broken)
+    assert [entry["log_level"] for entry in logs] == ["warning"] * 2
 
 
 @given(ROWS, TEMPERATURES, st.integers(0, 45), SHARES)
