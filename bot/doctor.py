@@ -301,7 +301,7 @@ async def _model(loaded: LoadedConfig) -> list[Finding]:
     if model is None:
         return []
     await model.close()
-    detail = f"{model.name}, {settings.quantization}, loaded in {time.monotonic() - began:.1f} s"
+    detail = f"{model.name}, loaded in {time.monotonic() - began:.1f} s"
     return [Finding("model", "ok", detail), *(Finding("model", "ok", notice) for notice in notices)]
 
 

@@ -10,7 +10,7 @@ import torch
 from model import kernels, memory
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig, is_other_family, read_config
-from model.language_model import choose_device, choose_dtype
+from model.language_model import choose_device, choose_dtype, unused_weights
 from model.loading import Reader, Recipe, estimate, open_source
 from model.packed import Packed, Scheme
 from model.sizes import size_text
@@ -46,7 +46,7 @@ def _chatglm(path: Path, device: torch.device, quantization: Quantization) -> Ro
     files = [source.file] if isinstance(source, Packed) else source.files
     folder = files[0].parent
     yield "model", "ChatGLM-6B, first generation"
-    yield "form", "packed" if isinstance(source, Packed) else _form(source)
+    yield "form", _packed_form(path) if isinstance(source, Packed) else _form(source)
     yield "files", _files(files)
     stored, loaded = scheme_text(reader.stored), scheme_text(reader.scheme)
     yield "weights", stored if stored == loaded else f"{stored} (loaded as {loaded})"
@@ -69,6 +69,11 @@ def _chatglm(path: Path, device: torch.device, quantization: Quantization) -> Ro
 def _form(source: Checkpoint) -> str:
     kinds = sorted({file.suffix for file in source.files})
     return f"{source.form}, {' and '.join(kinds)}"
+
+
+def _packed_form(path: Path) -> str:
+    unused = unused_weights(path)
+    return f"packed ({unused[0].name} beside it is not used)" if unused else "packed"
 
 
 def _generation(source: Checkpoint | Packed) -> str:

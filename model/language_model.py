@@ -15,10 +15,12 @@ from torch import Tensor
 from model.chatglm import ChatGLM
 from model.config import ChatGLMConfig
 from model.loading import load_weights
+from model.packed import is_packed
 from model.prefix import Prefix, load_prefix
 from model.prompt import ResponseStream, build_inputs, fit_rounds
 from model.sampling import BLANK_ID, Sampler
 from model.stop import StopStrings
+from model.tensor_file import weight_files
 from model.tokenizer import StreamDecoder, Tokenizer
 from model.types import Delta, Device, GenerationParams, ModelError, Quantization, Turn
 
@@ -37,7 +39,8 @@ def load(
 ) -> LanguageModel:
     """Load a folder or file in any published form, or the project's packed file. Raises ModelError.
 
-    What a published INT8 or INT4 form stores is kept as stored, whatever `quantization` says.
+    What a published INT8 or INT4 form stores is kept as stored, whatever `quantization` says. A packed file
+    goes before published weights in the same folder.
     dtype: "float32" is the exact path, on which no activation is ever quantised; "auto" is the fastest of
     the device. max_context: tokens of prompt and answer; None is what the model was trained for.
     """
@@ -56,9 +59,21 @@ def load(
     config, weights = load_weights(
         path, quantization=quantization, dtype=floats, device=chosen, context=max_context
     )
+    if unused := unused_weights(path):
+        log.info("the packed file is used, not the published weights beside it", unused=unused[0].name)
     network = ChatGLM(config, weights, dtype=floats)
     # the tokenizer is looked for later, when the working directory may be another
     return LanguageModel(network, path.absolute(), max_context=max_context or config.max_sequence_length)
+
+
+def unused_weights(path: Path) -> tuple[Path, ...]:
+    """Published weights that lie in a folder beside the packed file that is used."""
+    if not path.is_dir() or not is_packed(path):
+        return ()
+    try:
+        return tuple(file for file in weight_files(path) if not is_packed(file))
+    except ModelError:  # there are none, or not all of them
+        return ()
 
 
 def choose_device(device: Device) -> torch.device:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -82,9 +82,14 @@ def create(settings: Settings) -> LocalModel:
 
 
 def check(settings: Settings) -> list[str]:
-    """What an operator should know of `model.path`; loads no weights. Raises ModelError."""
+    """What an operator should know of `model.path`; loads no weights. Raises ModelError.
+
+    Without the extra [model] nothing is known of a ChatGLM-6B.
+    """
     path = _path(settings)
     if not is_other_family(path):
+        with suppress(ModuleNotFoundError):
+            return _check_chatglm(path)
         return []
     config = read_config(path)
     with _packages():
@@ -94,6 +99,18 @@ def check(settings: Settings) -> list[str]:
     if settings.prefixes:
         raise _no_prefixes(path)
     return [f"{path.name} ({config['model_type']}) serves one request at a time; others wait in a queue"]
+
+
+def _check_chatglm(path: Path) -> list[str]:
+    """Open the heads of the files and the tokenizer."""
+    from model.language_model import unused_weights
+    from model.loading import open_source
+    from model.tokenizer import Tokenizer
+
+    config = open_source(path).config
+    Tokenizer(path if path.is_dir() else path.parent).check(config)
+    unused = unused_weights(path)
+    return [f"a packed file lies there and is used, not {unused[0].name}"] if unused else []
 
 
 def load_backend(settings: Settings) -> Backend:

@@ -245,6 +245,7 @@ def test_floats_with_a_packed_file_beside_them_are_converted_and_quantised_alike
 ) -> None:
     both = shutil.copytree(made, tmp_path / "both")
     assert glmbot("convert", both, both).exit_code == 0
+    assert fields(glmbot("info", both))["form"] == "packed (model.safetensors beside it is not used)"
     assert glmbot("convert", both, "converted").exit_code == 0
     assert decibels(glmbot("quantize", both, "quantised"))
     files = (Path(name, "glmbot.safetensors").read_bytes() for name in ("converted", "quantised"))

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from structlog.testing import capture_logs
 
 import model
+from model.convert import convert
 from model.prompt import build_inputs, format_chat, process_response
+from model.quantize import QuantizedWeight
 from model.random_model import make_random
 from model.types import Delta, GenerationParams, ModelError, Turn
 
@@ -50,6 +53,17 @@ def said(deltas: Iterator[Delta]) -> tuple[str, str | None]:
 def answer_ids(tiny: model.LanguageModel, prompt: str, count: int) -> list[int]:
     ids = build_inputs(tiny.tokenizer.encode(prompt), tiny.config)
     return list(tiny.generate(ids, max_new_tokens=count))
+
+
+def test_the_log_says_that_a_packed_file_goes_before_published_weights(folder: Path, tmp_path: Path) -> None:
+    both = shutil.copytree(folder, tmp_path / "both")
+    told = []
+    for path in (convert(both, both), both):
+        with capture_logs() as logs:
+            loaded = model.load(path, device="cpu", quantization="none", dtype="float32")
+        assert isinstance(loaded.network.weights.word_embeddings, QuantizedWeight)
+        told.append([line["unused"] for line in logs if "unused" in line])
+    assert told == [[], ["model.safetensors"]]
 
 
 # -- ids ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 import threading
@@ -437,9 +438,6 @@ def test_without_the_packages_the_remedy_is_the_extra(
 
 
 def test_the_check_tells_which_families_serve_one_at_a_time(tmp_path: Path) -> None:
-    chatglm = write_config(tmp_path, model_type="chatglm", inner_hidden_size=64)
-    assert check(Settings(chatglm)) == []
-    assert check(Settings(chatglm / "config.json")) == []  # a file can only be a ChatGLM's
     qwen = write_config(tmp_path, model_type="qwen2", architectures=["Qwen2ForCausalLM"])
     [notice] = check(Settings(qwen))
     assert "(qwen2) serves one request at a time" in notice
@@ -450,9 +448,57 @@ def test_the_check_tells_which_families_serve_one_at_a_time(tmp_path: Path) -> N
         check(Settings(second))
 
 
-def test_a_packed_file_needs_nothing_beside_it_to_be_checked(packed: Path, tmp_path: Path) -> None:
-    shutil.copy(packed / "glmbot.safetensors", tmp_path)
-    assert check(Settings(tmp_path)) == []
+def test_the_check_opens_a_chatglm(tiny: Path, packed: Path) -> None:
+    for path in (tiny, tiny / "model.safetensors", packed, packed / "glmbot.safetensors"):
+        assert check(Settings(path)) == []
+
+
+@pytest.mark.parametrize("family", ["tiny", "packed"])
+def test_the_check_finds_what_would_not_load(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(request.getfixturevalue(family), tmp_path / "broken")
+    tokenizer = folder / "ice_text.model"
+    whole = tokenizer.read_bytes()
+    for data, says in (
+        (b"", "not a SentencePiece model"),
+        (whole[:-40], "SentencePiece"),
+        (None, "holds no"),
+    ):
+        tokenizer.unlink()
+        if data is not None:
+            tokenizer.write_bytes(data)
+        with pytest.raises(ModelError, match=says):
+            check(Settings(folder))
+    tokenizer.write_bytes(whole)
+    assert check(Settings(folder)) == []
+    [weights] = folder.glob("*.safetensors")
+    os.truncate(weights, weights.stat().st_size // 2)
+    with pytest.raises(ModelError, match=r"damaged|truncated") as caught:
+        check(Settings(folder))
+    assert caught.value.file == weights
+
+
+def test_the_check_misses_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file or folder"):
+        check(Settings(tmp_path / "nowhere"))
+
+
+def test_the_check_tells_which_of_two_forms_is_used(tiny: Path, packed: Path, tmp_path: Path) -> None:
+    both = shutil.copytree(tiny, tmp_path / "both")
+    shutil.copy(packed / "glmbot.safetensors", both)
+    assert check(Settings(both)) == ["a packed file lies there and is used, not model.safetensors"]
+
+
+def test_without_the_packages_the_check_knows_nothing_of_a_chatglm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model.language_model", "model.loading"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    chatglm = write_config(tmp_path, model_type="chatglm", inner_hidden_size=64)
+    assert check(Settings(chatglm)) == []
+    assert check(Settings(chatglm / "config.json")) == []  # a file can only be a ChatGLM's
 
 
 def test_the_check_misses_a_config_file(tmp_path: Path) -> None:
