@@ -60,6 +60,10 @@ def make_random(
         raise ModelError(f"cannot make {size} {form}", remedy=f"choose from {SIZES} and {FORMS}")
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ModelError("is there already", file=path, remedy="name a new or empty folder")
+    if path.exists() and path.samefile(
+        Path.cwd()
+    ):  # it is replaced, and whoever stands in it would stand nowhere
+        raise ModelError("is the working directory", file=path, remedy="name a new folder in it")
     partial = path.with_name(f"{_partial_prefix(path)}{os.getpid()}")
     try:
         _delete_stale(path)

@@ -150,6 +150,13 @@ def test_seed_decides(tmp_path: Path, made: Make) -> None:
     assert other != (made("safetensors") / "model.safetensors").read_bytes()
 
 
+def test_the_working_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(), tmp_path):
+        with pytest.raises(ModelError, match="working directory"):
+            make_random(path)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_is_overwritten(form: Form, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
