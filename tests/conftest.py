@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bot.app import App
 from bot.config import Config, LoadedConfig, validate_plugin_config
 from bot.loader import Loaded, Plugins
 from bot.plugin import Plugin
 from bot.yaml_source import YamlSource
+
+# a machine that does other things as well may take a second for what usually takes a millisecond
+settings.register_profile(
+    "patient",
+    settings.get_profile(settings.get_current_profile_name()),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("patient")
 
 ServeBot = Callable[..., Awaitable[App]]
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.bot_process import small_config
 
-SOON = 5.0
+SOON = 15.0
 """Seconds; it takes a tenth of a second on an idle machine, waiting for the model would take for ever."""
 ENDLESS = """
 def create(settings):

@@ -36,14 +36,14 @@ async def serve() -> AsyncIterator[Serve]:
     servers: list[TestServer] = []
     models: list[OpenAIModel] = []
 
-    async def start(handler: Handler, **options: int) -> OpenAIModel:
+    async def start(handler: Handler, **options: Any) -> OpenAIModel:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", handler)
         server = TestServer(app)
         await server.start_server()
         servers.append(server)
         url = str(server.make_url("/v1/"))
-        models.append(OpenAIModel(url, "glm", api_key="sk-secret", silence=0.5, **options))
+        models.append(OpenAIModel(url, "glm", api_key="sk-secret", **options))
         return models[-1]
 
     yield start
@@ -234,7 +234,7 @@ async def test_a_server_that_falls_silent_is_given_up(serve: Serve) -> None:
         await asyncio.sleep(30)
         return response
 
-    error = await failure(await serve(handle))
+    error = await failure(await serve(handle, silence=0.5))
     assert "in time" in error.problem
     assert error.remedy
 

@@ -149,6 +149,13 @@ def test_search_gains(group_size: int, gain: float) -> None:
     assert 10 * torch.log10(plain / searched) > gain
 
 
+def test_the_default_beats_one_scale_for_a_row_by_eight_decibels() -> None:
+    weight = heavy_tailed(128, 4096, 1, 0.5).half()  # about the kurtosis of Student-t with 5 degrees
+    ours = group_errors(weight, quantize_int4(weight)).sum()
+    original = group_errors(weight, from_thudm(*quantize_thudm(weight, 4), 4)).sum()
+    assert 10 * torch.log10(original / ours) > 8
+
+
 def test_search_uses_the_lowest_integer_on_either_side() -> None:
     """-8 has no counterpart, so the scale takes the sign that puts the longer tail there."""
     weight = torch.tensor([[8.0, *range(-7, 8)]])
