@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import DataError, FileState, glance
 from bot.errors import StoreError
@@ -20,6 +18,7 @@ from plugins.faq.importing import Imported, import_records
 from plugins.faq.plugin import plugin
 from plugins.faq.sync import FaqSource, sync
 from plugins.faq.tables import PAGE, FaqEntryRow, FaqTable
+from tests.plugins.cut_store import Cut
 
 
 @pytest.fixture
@@ -176,20 +175,6 @@ async def test_a_file_that_vanishes_under_the_look_is_no_error(
 
 
 PIECE = 10
-
-
-class Cut(Store):
-    """A store that breaks off after some transactions, as a crash would."""
-
-    left = 10**6
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
-        self.left -= 1
-        if self.left < 0:
-            raise StoreError("cut")
-        async with super().session() as session:
-            yield session
 
 
 @pytest.fixture

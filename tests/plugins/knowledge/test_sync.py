@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot import FileState, glance
 from bot.errors import StoreError
@@ -17,6 +15,7 @@ from bot.store.migrations import upgrade
 from plugins.knowledge.plugin import plugin
 from plugins.knowledge.sync import DocumentSource, document_id, read_files, sync
 from plugins.knowledge.tables import KnowledgeTable
+from tests.plugins.cut_store import Cut
 
 
 @pytest.fixture
@@ -140,20 +139,6 @@ async def test_a_file_that_vanishes_under_the_look_is_no_error(
 
 
 PIECE = 10
-
-
-class Cut(Store):
-    """A store that breaks off after some transactions, as a crash would."""
-
-    left = 10**6
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
-        self.left -= 1
-        if self.left < 0:
-            raise StoreError("cut")
-        async with super().session() as session:
-            yield session
 
 
 @pytest.fixture
