@@ -59,6 +59,11 @@ def is_linear(name: str) -> bool:
     return name.endswith(tuple(f".{linear}.weight" for linear in LINEARS))
 
 
+def is_matrix(name: str) -> bool:
+    """Whether a tensor is one that this project quantises: such a matrix, or the tied embedding."""
+    return name == EMBEDDINGS or is_linear(name)
+
+
 class Checkpoint:
     """Tensors by their official names, one at a time; `form` and vocabulary are told by the tensors.
 

@@ -6,10 +6,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -100,22 +99,8 @@ def convert(
     Floats are quantised, or with --quantization none kept in the type they have; published integers are kept
     to the bit. Run it again to go on where it was cut off.
     """
-    from model.convert import convert
-
-    _write_packed(
-        source,
-        partial(
-            convert,
-            source,
-            target,
-            quantization=quantization,
-            group_size=group_size,
-            search=not no_search,
-            hqq=hqq,
-            head=head,
-            force=force,
-        ),
-    )
+    options = {"group_size": group_size, "search": not no_search, "hqq": hqq, "head": head, "force": force}
+    _write_packed(source, target, quantization=quantization, **options)
 
 
 @app.command()
@@ -133,27 +118,15 @@ def quantize(
 
     Refuses what is quantised already; `convert` keeps such weights as they are.
     """
-    from model.convert import convert, open_published
+    from model.convert import open_published
     from model.packed import Packed
     from model.quality import weight_snr
 
     checkpoint = open_published(source)
     if checkpoint.form != "float":
         raise ModelError(f"is {checkpoint.form} already", file=source, remedy="name the float weights")
-    file = _write_packed(
-        source,
-        partial(
-            convert,
-            source,
-            target,
-            quantization="int4" if bits == "4" else "int8",
-            group_size=group_size,
-            search=not no_search,
-            hqq=hqq,
-            head=head,
-            force=force,
-        ),
-    )
+    options = {"group_size": group_size, "search": not no_search, "hqq": hqq, "head": head, "force": force}
+    file = _write_packed(source, target, quantization="int4" if bits == "4" else "int8", **options)
     with _bar("Comparing") as progress:
         ratios = weight_snr(checkpoint, Packed.open(file), progress)
     typer.echo("signal-to-noise ratio of the weights:")
@@ -257,8 +230,9 @@ def chat(
         model.close()
 
 
-def _write_packed(source: Path, convert: Callable[..., Path]) -> Path:
-    """Convert, and tell sizes, time and memory."""
+def _write_packed(source: Path, target: Path, **options: Any) -> Path:
+    """Convert with these options of `convert`, and tell sizes, time and memory."""
+    from model.convert import convert
     from model.description import scheme_text
     from model.packed import Packed
     from model.tensor_file import weight_files
@@ -266,7 +240,7 @@ def _write_packed(source: Path, convert: Callable[..., Path]) -> Path:
 
     began = monotonic()
     with _bar("Converting") as progress:
-        file = convert(progress=progress)
+        file = convert(source, target, progress=progress, **options)
     before = sum(part.stat().st_size for part in weight_files(source))
     after = file.stat().st_size
     scheme = scheme_text(Packed.open(file).scheme)

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, is_matrix
 from model.config import CONFIG_NAME, PACKED_NAME
-from model.loading import Head, Reader, Recipe, is_matrix
+from model.loading import Head, Reader, Recipe
 from model.packed import Packed, is_packed
 from model.packed_writer import PackedWriter, Plan, write_atomically
 from model.sizes import Progress

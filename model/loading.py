@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model import memory
-from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear
+from model.checkpoint import EMBEDDINGS, Checkpoint, is_matrix
 from model.config import ChatGLMConfig
 from model.packed import Packed, Scheme, is_packed
 from model.quantize import QuantizedWeight, quantize_int4, quantize_int4_hqq, quantize_int8
@@ -190,11 +190,6 @@ def load_weights(
     embeddings = reader.matrix(EMBEDDINGS).to(device)
     blocks = tuple(block(f"transformer.layers.{layer}") for layer in range(config.num_layers))
     return config, Weights(embeddings, blocks, norm("transformer.final_layernorm"))
-
-
-def is_matrix(name: str) -> bool:
-    """Whether a parameter is one of those that can be quantised."""
-    return name == EMBEDDINGS or is_linear(name)
 
 
 def _parameter(stored: str) -> str:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.checkpoint import EMBEDDINGS, is_linear, tensor_shapes
+from model.checkpoint import EMBEDDINGS, is_matrix, tensor_shapes
 from model.config import PACKED_FORMAT, PACKED_NAME, ChatGLMConfig, packed_file
 from model.lfs import refuse_pointer
 from model.quantize import QuantizedWeight, dtype_name
@@ -81,8 +81,9 @@ def tensor_specs(config: ChatGLMConfig, scheme: Scheme) -> dict[str, Specs]:
     """For every parameter, by its official name, the tensors that store it."""
     specs = {}
     for name, shape in tensor_shapes(config).items():
-        is_matrix = name == EMBEDDINGS or is_linear(name)
-        specs[name] = _matrix_specs(name, shape, scheme) if is_matrix else {name: TensorSpec(None, shape)}
+        specs[name] = (
+            _matrix_specs(name, shape, scheme) if is_matrix(name) else {name: TensorSpec(None, shape)}
+        )
     return specs
 
 

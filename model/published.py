@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.checkpoint import EMBEDDINGS, LM_HEAD, is_linear, tensor_shapes
 from model.config import CONFIG_NAME, EARLY_IDS, IMAGE_TOKENS, ChatGLMConfig
-from model.quantize import quantize_thudm
+from model.quantize import dtype_name, quantize_thudm
 from model.sizes import Progress
 from model.tensor_file import TensorInfo
 from model.tensor_writer import nbytes, write_bin, write_safetensors
@@ -126,7 +126,7 @@ class Published:
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
     def _config_json(self) -> dict[str, Any]:
-        dtype = str(self._dtype).removeprefix("torch.")
+        dtype = dtype_name(self._dtype)
         data = {**self.config.to_dict(), "torch_dtype": dtype, "use_cache": True}
         if self._bits:
             data |= {"quantization_bit": self._bits, "quantization_embeddings": False}

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from torch import Tensor
 
-from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear
+from model.checkpoint import Checkpoint, is_matrix
 from model.packed import Packed
 from model.quantize import QuantizedWeight, dequantize
 from model.sizes import Progress
@@ -21,7 +21,7 @@ def weight_snr(source: Checkpoint, packed: Packed, progress: Progress | None = N
 
     source: the floats that were quantised. `progress` gets their bytes.
     """
-    names = [name for name in source.names if name == EMBEDDINGS or is_linear(name)]
+    names = [name for name in source.names if is_matrix(name)]
     total = sum(math.prod(source.shape(name)) * source.dtype(name).itemsize for name in names)
     done = 0
     signal: defaultdict[str, float] = defaultdict(float)
