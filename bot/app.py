@@ -15,10 +15,10 @@ import structlog
 from bot.backend import load_on_thread
 from bot.background import Background
 from bot.catalogue import Catalogue
-from bot.config import (
+from bot.config import LoadedConfig
+from bot.config_connectors import (
     ConnectorSettings,
     ConsoleSettings,
-    LoadedConfig,
     TelegramSettings,
     WebchatSettings,
     WebhookSettings,

@@ -15,49 +15,44 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SecretStr,
     ValidationError,
     model_validator,
 )
 
-from bot.config_errors import config_error, nearest, unset_variable, wrong
+from bot.config_connectors import (
+    AnyConnector,
+    ConnectorSettings,
+    Respond,
+    Section,
+    SessionStrategy,
+    WebchatSettings,
+    check_connectors,
+    switched_off,
+)
+from bot.config_errors import config_error, nearest, wrong
 from bot.config_values import (
-    AnyUrl,
     Backend,
     BaseUrl,
     Bytes,
     ConfigPath,
     Count,
     EncoderName,
-    GuardedBaseUrl,
-    GuardedUrl,
     Identity,
     LocalText,
-    Name,
     NewPath,
     NonEmpty,
-    OptionalTelegramSecret,
     Port,
     RateText,
     Seconds,
     Secret,
     StoreUrl,
-    TelegramToken,
     TimeZone,
-    WebhookSecrets,
-    refuse_announced,
 )
 from bot.errors import ConfigError
 from bot.yaml_source import KeyPath, YamlSource, dotted, load_yaml
 
 DEFAULT_FILE = Path("config.yaml")
 PluginModel = TypeVar("PluginModel", bound=BaseModel)
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ServerSettings(Section):
@@ -104,7 +99,7 @@ class ModelSettings(Section):
     kv_cache: Literal["auto", "fp16", "int8", "int4"] = "auto"
     max_context: Count = 2048
     max_new_tokens: Count = 512
-    prefixes: dict[NonEmpty, ConfigPath] = {}
+    prefixes: dict[NonEmpty, ConfigPath] = Field({})
     base_url: BaseUrl | None = None
     api_key: Secret | None = None
     name: NonEmpty | None = None
@@ -138,24 +133,12 @@ def _empty_if_null(value: Any) -> Any:
     return {} if value is None else value
 
 
-Respond = Literal["mention", "faq", "all"]
-SessionStrategy = Literal["user-in-chat", "chat", "topic", "user"]
-
-
 class GroupSettings(Section):
     """When the bot speaks in groups, and whose messages make one session."""
 
     respond: Respond = "mention"
     wake_words: tuple[NonEmpty, ...] = ()
     session: SessionStrategy = "user-in-chat"
-
-
-class GroupOverride(Section):
-    """What one connector does differently from the top level `groups`."""
-
-    respond: Respond | None = None
-    wake_words: tuple[NonEmpty, ...] | None = None
-    session: SessionStrategy | None = None
 
 
 class RoleSettings(Section):
@@ -186,62 +169,6 @@ class LogSettings(Section):
     format: Literal["auto", "json", "console"] = "auto"
 
 
-class ConnectorSettings(Section):
-    """What every connector has: a unique name, part of routes and identities, and its own group rules."""
-
-    name: Name
-    groups: GroupOverride = GroupOverride()
-
-
-class WebchatSettings(ConnectorSettings):
-    """The web chat page at /."""
-
-    type: Literal["webchat"] = "webchat"
-
-
-class ConsoleSettings(ConnectorSettings):
-    """Standard input and output."""
-
-    type: Literal["console"] = "console"
-
-
-class TelegramSettings(ConnectorSettings):
-    """One Telegram bot, by long polling or by webhook (`public_url` is the complete callback URL)."""
-
-    type: Literal["telegram"] = "telegram"
-    token: TelegramToken
-    api_base: GuardedBaseUrl = "https://api.telegram.org"
-    mode: Literal["polling", "webhook"] = "polling"
-    public_url: GuardedUrl | None = None
-    secret: OptionalTelegramSecret = None
-    streaming: bool = True
-    feedback: bool = True
-
-    @model_validator(mode="after")
-    def _webhook_is_complete(self) -> TelegramSettings:
-        for key in ("public_url", "secret") if self.mode == "webhook" else ():
-            if getattr(self, key) is None:
-                raise wrong(f"mode webhook needs {key}", f"add {key}: ..., or use mode: polling")
-        return self
-
-
-class WebhookSettings(ConnectorSettings):
-    """A source of Standard Webhooks; several secrets are for rotation, the first one signs what goes out."""
-
-    type: Literal["webhook"] = "webhook"
-    secret: WebhookSecrets
-    reply_url: AnyUrl | None = None
-    wait: Annotated[Seconds, Field(le=300)] = 20.0
-
-
-Connector = Annotated[
-    Annotated[
-        WebchatSettings | ConsoleSettings | TelegramSettings | WebhookSettings, Field(discriminator="type")
-    ],
-    BeforeValidator(refuse_announced),
-]
-
-
 class Config(Section):
     """All of config.yaml."""
 
@@ -250,7 +177,7 @@ class Config(Section):
     history: HistorySettings = HistorySettings()
     dispatch: DispatchSettings = DispatchSettings()
     model: ModelSettings = ModelSettings()
-    plugins: dict[NonEmpty, Annotated[PluginSettings, BeforeValidator(_empty_if_null)]] = {}
+    plugins: dict[NonEmpty, Annotated[PluginSettings, BeforeValidator(_empty_if_null)]] = Field({})
     plugin_folders: tuple[ConfigPath, ...] = ()
     groups: GroupSettings = GroupSettings()
     roles: RoleSettings = RoleSettings()
@@ -260,9 +187,9 @@ class Config(Section):
     language: Literal["auto", "zh", "en"] = "auto"
     timezone: TimeZone | None = None
     contact: LocalText | None = None
-    messages: dict[NonEmpty, LocalText] = {}
+    messages: dict[NonEmpty, LocalText] = Field({})
     log: LogSettings = LogSettings()
-    connectors: tuple[Connector, ...] = (WebchatSettings(name="site"),)
+    connectors: tuple[AnyConnector, ...] = (WebchatSettings(name="site"),)
 
     @model_validator(mode="before")
     @classmethod
@@ -330,14 +257,14 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
         config = Config.model_validate(source.data, context={"base": source.base})
     except ValidationError as error:
         raise config_error(error, Config, source) from None
-    _check_connectors(config, source)
-    switched_off = _switched_off(config, source)
+    check_connectors(config.connectors, source)
+    off = switched_off(config.connectors, source)
     warnings = [
         f"connector {config.connectors[index].name!r} is off: the environment variable {variable} is not set"
-        for index, variable in switched_off.items()
+        for index, variable in off.items()
     ]
     warnings += _strangers(config)
-    kept = tuple(item for index, item in enumerate(config.connectors) if index not in switched_off)
+    kept = tuple(item for index, item in enumerate(config.connectors) if index not in off)
     return LoadedConfig(config.model_copy(update={"connectors": kept}), source, tuple(warnings))
 
 
@@ -354,45 +281,6 @@ def validate_plugin_config(model: type[PluginModel], loaded: LoadedConfig, plugi
     defaults = model.model_fields.keys() - config.model_fields_set
     return config.model_copy(
         update={name: _default_path(getattr(config, name), loaded.base) for name in defaults}
-    )
-
-
-def _check_connectors(config: Config, source: YamlSource) -> None:
-    names: set[str] = set()
-    tokens: set[tuple[str, str]] = set()
-    singles: set[str] = set()
-    for index, item in enumerate(config.connectors):
-        here: KeyPath = ("connectors", index)
-        if item.name in names:
-            raise source.error((*here, "name"), f"the name {item.name!r} is taken", "give each its own name")
-        names.add(item.name)
-        if isinstance(item, WebchatSettings | ConsoleSettings):
-            if item.type in singles:
-                raise source.error((*here, "type"), f"there can be one {item.type} only", "take one out")
-            singles.add(item.type)
-        if isinstance(item, TelegramSettings) and item.token.get_secret_value():
-            token = (item.api_base, item.token.get_secret_value())
-            if token in tokens:
-                raise source.error((*here, "token"), "two connectors use one bot", "take one out")
-            tokens.add(token)
-
-
-def _switched_off(config: Config, source: YamlSource) -> dict[int, str]:
-    """Connectors (by index) whose secret names an unset variable; unset anywhere else is an error."""
-    off: dict[int, str] = {}
-    for path, variable in source.unset.items():
-        match path:
-            case ("connectors", int(index), str(key), *_) if _is_secret(config.connectors[index], key):
-                off.setdefault(index, variable)
-            case _:
-                raise unset_variable(source, path)
-    return off
-
-
-def _is_secret(connector: ConnectorSettings, key: str) -> bool:
-    value = getattr(connector, key)
-    return isinstance(value, SecretStr) or (
-        isinstance(value, tuple) and any(isinstance(item, SecretStr) for item in value)
     )
 
 

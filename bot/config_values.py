@@ -28,7 +28,7 @@ from pydantic import (
 from bot.config_errors import wrong
 from bot.yaml_source import UnsetVariable
 
-_ANNOUNCED_CONNECTORS = ("wecom-app", "wecom-aibot", "wecom-robot", "wecom-kf")
+QYAPI = "https://qyapi.weixin.qq.com"
 _NAME = r"[a-z0-9][a-z0-9-]*"
 
 
@@ -71,6 +71,12 @@ def _webhook_secret(secret: SecretStr) -> SecretStr:
         raise wrong("what follows whsec_ is not base64", remedy) from None
     if not 24 <= len(key) <= 64:
         raise wrong(f"the secret holds {len(key)} bytes, it must hold 24 to 64", remedy)
+    return secret
+
+
+def _aes_key(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[A-Za-z0-9+/]{43}", secret.get_secret_value()):
+        raise wrong("an EncodingAESKey is 43 of A-Z a-z 0-9 + /", "copy it from the admin console again")
     return secret
 
 
@@ -117,6 +123,23 @@ def _base_url(value: str) -> str:
     if parts.query or parts.fragment:
         raise wrong("a base URL has neither ? nor #", "write it as https://host:port")
     return value.rstrip("/")
+
+
+def _wecom_base(value: str) -> str:
+    return value.removesuffix("/cgi-bin").rstrip("/")
+
+
+def _corp_id(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+        raise wrong(f"{value!r} is not a corp id", "copy 企业ID from 我的企业 in the admin console")
+    return value
+
+
+def _network(value: Any) -> Any:
+    try:
+        return ipaddress.ip_network(value, strict=False)
+    except (TypeError, ValueError):
+        raise wrong(f"{value!r} is not an address or network", "write it like 203.0.113.0/24") from None
 
 
 def _store_url(value: str, info: ValidationInfo) -> str:
@@ -166,17 +189,6 @@ def _time_zone(value: str) -> str:
 def _backend(value: Any) -> Any:
     if value == "ray":
         raise wrong("the backend 'ray' comes with a later release", "use local or openai")
-    return value
-
-
-def refuse_announced(value: Any) -> Any:
-    """Tell a connector that a later release brings from one that nobody knows."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind in _ANNOUNCED_CONNECTORS:
-        raise wrong(
-            f"this version does not have the connector type {kind!r}, a later release brings it",
-            "use webchat, console, telegram or webhook, or take this entry out",
-        )
     return value
 
 
@@ -243,10 +255,22 @@ TelegramSecret = Annotated[SecretStr, AfterValidator(_telegram_secret), WrapVali
 WebhookSecret = Annotated[SecretStr, AfterValidator(_webhook_secret), WrapValidator(_secret)]
 OptionalTelegramSecret = Annotated[TelegramSecret | None, BeforeValidator(_not_null)]
 """May be left out, but not written as null."""
+OptionalSecret = Annotated[Secret | None, BeforeValidator(_not_null)]
+AesKey = Annotated[SecretStr, AfterValidator(_aes_key), WrapValidator(_secret)]
+OptionalAesKey = Annotated[AesKey | None, BeforeValidator(_not_null)]
+CorpId = Annotated[str, AfterValidator(_corp_id)]
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    BeforeValidator(_network),
+    WithJsonSchema({"type": "string", "examples": ["203.0.113.0/24"]}),
+]
 WebhookSecrets = Annotated[tuple[WebhookSecret, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
 AnyUrl = Annotated[str, AfterValidator(_any_url)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 GuardedBaseUrl = Annotated[str, AfterValidator(_guarded_url), AfterValidator(_base_url)]
+WecomBase = Annotated[
+    str, AfterValidator(_guarded_url), AfterValidator(_base_url), AfterValidator(_wecom_base)
+]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]

@@ -22,16 +22,8 @@ import aiohttp
 
 from bot.app import App
 from bot.backend import examine_model, load_model
-from bot.config import (
-    LoadedConfig,
-    LogSettings,
-    ModelSettings,
-    ServerSettings,
-    StoreSettings,
-    TelegramSettings,
-    WebhookSettings,
-    load_config,
-)
+from bot.config import LoadedConfig, LogSettings, ModelSettings, ServerSettings, StoreSettings, load_config
+from bot.config_connectors import TelegramSettings, WebhookSettings
 from bot.errors import BotError, ConfigError, ConnectorError, ModelError, StoreError
 from bot.loader import Failure, Loaded, load_plugins
 from bot.logs import Redactor, configure_logging, secret_values

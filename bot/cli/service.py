@@ -55,7 +55,7 @@ def chat(config: ConfigOption = None) -> None:
 
 async def _chat(loaded: LoadedConfig) -> None:
     from bot.app import App
-    from bot.config import ConsoleSettings
+    from bot.config_connectors import ConsoleSettings
     from bot.connectors.console import Console
 
     settings = [item for item in loaded.config.connectors if isinstance(item, ConsoleSettings)]

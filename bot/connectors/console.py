@@ -17,7 +17,7 @@ from uuid import uuid4
 import structlog
 from aiohttp import web
 
-from bot.config import ConsoleSettings
+from bot.config_connectors import ConsoleSettings
 from bot.connectors.base import Capabilities, Inlet, Status
 from bot.errors import Overloaded, StoreError
 from bot.message import Chat, Message, User

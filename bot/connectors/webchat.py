@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from bot.catalogue import Catalogue, Language
-from bot.config import WebchatSettings
+from bot.config_connectors import WebchatSettings
 from bot.config_values import Rate
 from bot.connectors.base import Capabilities, Inlet, Receipt, Status
 from bot.connectors.http import Refused, json_object, json_response, read_body

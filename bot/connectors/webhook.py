@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from bot.config import WebhookSettings
+from bot.config_connectors import WebhookSettings
 from bot.connectors.base import Capabilities, Inlet, Status
 from bot.connectors.http import Refused, json_object, json_response, read_body
 from bot.connectors.standard_webhooks import SignatureError, Signer

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from bot.config import LoadedConfig, TelegramSettings, WebhookSettings, load_config, validate_plugin_config
+from bot.config import LoadedConfig, load_config, validate_plugin_config
+from bot.config_connectors import TelegramSettings, WebhookSettings
 from bot.config_schema import config_schema
 from bot.config_values import ConfigPath, Rate
 from bot.errors import ConfigError
@@ -328,7 +329,7 @@ def test_an_unknown_key_names_the_nearest(
         ("connectors: [{name: a}]", "connectors[0]", "type"),
         ("connectors: [{type: webchat}]", "connectors[0].name", "missing"),
         ("connectors: [{type: telegramm, name: a}]", "connectors[0]", "'telegram'"),
-        ("connectors: [{type: wecom-app, name: a, corp_id: ww}]", "connectors[0]", "later release"),
+        ("connectors: [{type: wecom-app, name: a, corp_id: ww}]", "connectors[0].agent_id", "missing"),
         ("connectors: [{type: webchat, name: Site}]", "connectors[0].name", "a-z"),
         ("connectors: [{type: telegram, name: a}]", "connectors[0].token", "missing"),
         ("connectors: [{type: telegram, name: a, token: 'a b'}]", "connectors[0].token", "BotFather"),

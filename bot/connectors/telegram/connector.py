@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 
 from bot.catalogue import Catalogue, language_of
-from bot.config import TelegramSettings
+from bot.config_connectors import TelegramSettings
 from bot.connectors.base import Capabilities, Inlet, Status
 from bot.connectors.telegram.api import BotApi
 from bot.connectors.telegram.intake import Intake

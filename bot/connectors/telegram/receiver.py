@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from bot.config import TelegramSettings
+from bot.config_connectors import TelegramSettings
 from bot.connectors.base import Inlet, Status
 from bot.connectors.telegram.api import ApiError, BotApi
 from bot.connectors.telegram.fields import integer, items, mapping, string

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.config import ConsoleSettings
+from bot.config_connectors import ConsoleSettings
 from bot.connectors.base import Outcome, Receipt
 from bot.connectors.console import MAX_LINE, Console, _lines
 from bot.errors import Overloaded

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bot import Message, Plugin, Reply, Session
 from bot.app import App
 from bot.catalogue import Catalogue
-from bot.config import WebchatSettings
+from bot.config_connectors import WebchatSettings
 from bot.connectors.webchat import MAX_QUESTION, PER_VISITOR, STREAMS_PER_VISITOR, Webchat
 from bot.reply import Outgoing, Target
 from bot.store import History

@@ -22,7 +22,7 @@ from standardwebhooks.webhooks import Webhook as PeerSigner
 
 from bot import Message, Plugin, Reply
 from bot.app import App
-from bot.config import WebhookSettings
+from bot.config_connectors import WebhookSettings
 from bot.connectors.standard_webhooks import SignatureError, Signer
 from bot.connectors.webhook import RETRIES, Webhook
 from bot.errors import ConnectorError, Overloaded, StoreError, Undeliverable

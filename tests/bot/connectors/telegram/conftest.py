@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from bot.catalogue import Catalogue
-from bot.config import TelegramSettings
+from bot.config_connectors import TelegramSettings
 from bot.connectors.base import Outcome, Receipt
 from bot.connectors.telegram import Telegram
 from bot.message import Message
