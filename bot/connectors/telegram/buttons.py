@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bot.connectors.telegram.fields import items, mapping, string
+from bot.connectors.fields import items, mapping, string
 from bot.reply import Outgoing
 
 Vote = Literal["up", "down"]

@@ -12,8 +12,8 @@ import structlog
 
 from bot.config_connectors import TelegramSettings
 from bot.connectors.base import Inlet, Status
+from bot.connectors.fields import integer, items, mapping, string
 from bot.connectors.telegram.api import ApiError, BotApi
-from bot.connectors.telegram.fields import integer, items, mapping, string
 from bot.connectors.telegram.intake import Intake
 from bot.connectors.telegram.updates import KINDS, Me
 from bot.errors import Overloaded, StoreError

@@ -10,9 +10,9 @@ from typing import Any
 
 import structlog
 
+from bot.connectors.fields import mapping
 from bot.connectors.telegram.api import ApiError, BotApi
 from bot.connectors.telegram.buttons import keyboard
-from bot.connectors.telegram.fields import mapping
 from bot.connectors.telegram.format import Formatted, formatted
 from bot.connectors.telegram.limits import Pace
 from bot.errors import ConnectorError, Undeliverable

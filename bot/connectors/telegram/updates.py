@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bot.connectors.fields import integer, items, mapping, string
 from bot.connectors.telegram.buttons import Chosen, Rated, Vote, pressed
-from bot.connectors.telegram.fields import integer, items, mapping, string
 from bot.message import Chat, Message, Segment, User
 
 KIND = "telegram"

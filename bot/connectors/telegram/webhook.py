@@ -8,8 +8,8 @@ import structlog
 from aiohttp import web
 
 from bot.connectors.base import Inlet
+from bot.connectors.fields import integer
 from bot.connectors.http import Refused, json_object, read_body
-from bot.connectors.telegram.fields import integer
 from bot.connectors.telegram.intake import Intake
 from bot.errors import Overloaded, StoreError
 
