@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from bot.connectors.base import Capabilities
 from bot.message import Message
-from bot.render import split_text
-from bot.reply import Outgoing, Reply, Target
+from bot.render import measure, split_text
+from bot.reply import Attachment, Outgoing, Reply, Target
+
+ELLIPSIS = "…"
 
 
 def target_of(message: Message) -> Target:
@@ -22,6 +24,7 @@ def target_of(message: Message) -> Target:
         user=message.user.id,
         message_id=message.id,
         delivery=message.delivery,
+        return_path=message.return_path,
     )
 
 
@@ -38,21 +41,42 @@ def with_sources(reply: Reply, able: Capabilities, text: Callable[..., str]) -> 
 def compose(
     reply: Reply, able: Capabilities, target: Target, inbox_id: int | None, key: str
 ) -> list[Outgoing]:
-    """Parts that fit the platform, the last one final and with the buttons; `key` begins their keys."""
-    pieces = split_text(reply.text, able.max_text, able.unit, markdown=reply.markdown)
-    last = len(pieces) - 1
+    """Parts that fit the platform: texts, the last of them with the buttons, then attachments.
+
+    The last part is final; `key` begins their keys.
+    """
+    taken = [item for item in reply.attachments if item.kind in able.attachments]
+    named = [item.line for item in reply.attachments if item.kind not in able.attachments]
+    text = "\n".join(filter(None, (reply.text, *named)))
+    pieces = split_text(text, able.max_text, able.unit, markdown=reply.markdown)
+    if able.max_parts is not None:
+        taken = taken[: able.max_parts - 1]
+        pieces = _shortened(pieces, able, able.max_parts - len(taken))
+    parts: list[tuple[str, Attachment | None]] = [(piece, None) for piece in pieces]
+    parts += [(item.line, item) for item in taken]
+    buttons = max(0, len(pieces) - 1)
     return [
         Outgoing(
             target,
-            piece,
+            content,
             f"{key}-{number}",
             inbox_id=inbox_id,
             part=number,
-            final=number == last,
-            markdown=reply.markdown,
-            feedback=reply.feedback and number == last,
+            final=number == len(parts) - 1,
+            markdown=reply.markdown and attachment is None,
+            feedback=reply.feedback and number == buttons,
             sources=reply.all_sources,
-            choices=reply.choices if number == last else (),
+            choices=reply.choices if number == buttons else (),
+            attachment=attachment,
         )
-        for number, piece in enumerate(pieces)
+        for number, (content, attachment) in enumerate(parts)
     ]
+
+
+def _shortened(pieces: list[str], able: Capabilities, most: int) -> list[str]:
+    """The first pieces, the last of them ending in an ellipsis where something is left out."""
+    if len(pieces) <= most:
+        return pieces
+    *kept, last = pieces[:most]
+    room = able.max_text - measure(ELLIPSIS, able.unit)
+    return [*kept, split_text(last, room, able.unit)[0] + ELLIPSIS]

@@ -56,6 +56,7 @@ class Message:
     `delivery` is unique for a connector and bot (the inbox dedupes on it); `id` is unique in its chat
     only. `text` is what the user meant for the bot: its own mention and a wake word are taken off.
     An event carries its name in `event` and its facts in `data`; a plain message has an empty `event`.
+    `return_path` is the connector's own word for where the platform takes an answer to just this message.
     """
 
     connector: str
@@ -73,6 +74,7 @@ class Message:
     data: Mapping[str, Any] = field(default_factory=dict)
     time: float = 0.0
     trace: str = ""
+    return_path: str = ""
 
     def cleaned(self) -> Message:
         """The same message with every text storable."""
@@ -81,6 +83,7 @@ class Message:
             delivery=clean_text(self.delivery),
             id=clean_text(self.id),
             text=clean_text(self.text),
+            return_path=clean_text(self.return_path),
             chat=replace(
                 self.chat,
                 id=clean_text(self.chat.id),

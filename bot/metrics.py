@@ -42,6 +42,12 @@ class Metrics:
             "handler_errors", "Handlers that raised or ran too long", "plugin"
         )
         self.sends = self._counter("sends", "Attempts to send", "connector", "outcome")
+        self.held = self._counter(
+            "sends_held",
+            "Sends that a platform's limit made wait, or that it would have dropped in silence",
+            "connector",
+            "reason",
+        )
         self.loop_stalls = self._counter("loop_stalls", "Times the event loop was blocked", "plugin")
         self.handler_seconds = self._histogram("handler_seconds", "Time in one handler", "plugin")
         self.ack_seconds = self._histogram(

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from bot.message import clean_text
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What goes out beside the text: a medium's bytes under a file name, or a titled link.
+
+    A platform that does not take its kind is sent a line of text that names it.
+    """
+
+    kind: Literal["image", "voice", "video", "file", "link"]
+    name: str
+    data: bytes = field(default=b"", repr=False)
+    url: str = ""
+    text: str = ""
+
+    @property
+    def line(self) -> str:
+        """What stands for it where it cannot be shown."""
+        return "\n".join(filter(None, (self.name, self.text, self.url))) if self.url else f"[{self.name}]"
+
+    def to_row(self) -> dict[str, str]:
+        """What JSON can carry."""
+        data = base64.b64encode(self.data).decode()
+        return {"kind": self.kind, "name": self.name, "data": data, "url": self.url, "text": self.text}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Attachment:
+        """Rebuild what `to_row` gave."""
+        return cls(**{**row, "data": base64.b64decode(row["data"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +46,7 @@ class Reply:
 
     `source`/`sources` name what it rests on, `feedback` offers thumbs, `choices` offers follow-up
     questions (buttons where the platform has them), `markdown` says the text is CommonMark.
+    `attachments` follow the text.
     """
 
     text: str
@@ -24,6 +56,7 @@ class Reply:
     choices: tuple[str, ...] = ()
     markdown: bool = False
     confidence: float | None = None
+    attachments: tuple[Attachment, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be sent, where the handler is still to blame. Raises TypeError."""
@@ -61,7 +94,7 @@ def as_answer(result: object) -> Reply | Stream | None:
         result = Reply(result)
     if isinstance(result, Reply):
         result = replace(result, text=clean_text(result.text))
-        return result if result.text.strip() else None
+        return result if result.text.strip() or result.attachments else None
     if isinstance(result, AsyncIterator):
         return Stream(result)
     kind = type(result).__name__
@@ -80,6 +113,7 @@ class Target:
     user: str = ""
     message_id: str = ""
     delivery: str = ""
+    return_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +121,8 @@ class Outgoing:
     """One part of an answer, small enough for its platform, as the outbox keeps it.
 
     `key` stays the same over every retry (the webhook-id of a resend); `edits` is the platform's id of
-    a message already shown while streaming, which this part completes instead of sending another.
+    a message already shown while streaming, which this part completes instead of sending another. Where
+    there is an `attachment` it is what the part sends, and `text` names it.
     """
 
     target: Target
@@ -102,11 +137,13 @@ class Outgoing:
     sources: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     edits: str | None = None
+    attachment: Attachment | None = None
 
     def to_json(self) -> str:
         """Serialise what the outbox does not keep in columns of its own."""
         row = {name: getattr(self, name) for name in _PAYLOAD}
         row["target"] = {name: getattr(self.target, name) for name in Target.__slots__}
+        row["attachment"] = self.attachment.to_row() if self.attachment else None
         return clean_text(json.dumps(row, ensure_ascii=False, separators=(",", ":")))
 
     @classmethod
@@ -116,6 +153,7 @@ class Outgoing:
         """Rebuild what `to_json` wrote, with the outbox's columns."""
         row = json.loads(payload)
         row["target"] = Target(**row["target"])
+        row["attachment"] = Attachment.from_row(row["attachment"]) if row.get("attachment") else None
         for name in ("sources", "choices"):
             row[name] = tuple(row[name])
         return cls(**row, id=id, inbox_id=inbox_id, key=key, part=part, edits=edits)

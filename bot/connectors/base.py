@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from aiohttp import web
 
-from bot.message import Message
+from bot.message import Message, Segment
 from bot.reply import Outgoing, Target
 from bot.store.history import Round
 
@@ -21,6 +21,8 @@ class Capabilities:
     `shows_sources`: sources are delivered beside the text, not at its end.
     `retry_schedule`: seconds before each next try of a failed send; its last entry repeats.
     `give_up_after`: seconds after which an unsent part is marked failed.
+    `max_parts`: how many messages may answer one; a longer answer is cut.
+    `attachments`: the kinds of attachment it takes.
     """
 
     max_text: int = 4096
@@ -30,6 +32,8 @@ class Capabilities:
     shows_sources: bool = False
     retry_schedule: tuple[float, ...] = (1, 2, 5, 10, 30, 60)
     give_up_after: float = 24 * 3600.0
+    max_parts: int | None = None
+    attachments: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,4 +139,26 @@ class Connector(Protocol):
         `shown` is the id of the message that shows it already, if any; returns its id once there is
         one that the final `send` should edit, else None. Throttling is the connector's own business.
         """
+        ...
+
+
+@runtime_checkable
+class HumanDesk(Protocol):
+    """A connector whose platform has a desk of its own where people take over conversations."""
+
+    async def hand_over(self, target: Target) -> None:
+        """Move a conversation to people; nothing to do where they have it. Raises ConnectorError."""
+        ...
+
+    async def take_back(self, target: Target) -> None:
+        """Move a conversation back from people, as far as the platform lets. Raises ConnectorError."""
+        ...
+
+
+@runtime_checkable
+class MediaSource(Protocol):
+    """A connector that can fetch what a segment refers to."""
+
+    async def fetch(self, segment: Segment, limit: int) -> bytes:
+        """The medium's bytes. Raises ConnectorError, also where it has more than `limit` bytes."""
         ...
