@@ -11,6 +11,7 @@ from bot.errors import (
     AskTimeout,
     BotError,
     ConfigError,
+    ConnectorError,
     DataError,
     ModelBusy,
     ModelError,
@@ -18,13 +19,14 @@ from bot.errors import (
 )
 from bot.message import Chat, Message, Segment, User
 from bot.plugin import Commands, Handler, Next, Plugin
-from bot.reply import Answer, Reply, Stream
+from bot.reply import Answer, Attachment, Reply, Stream
 from bot.rules import Cooldowns, Facts, Rule, cooldown, group, private, role, to_me, unasked
 from bot.session import Session
 
 if TYPE_CHECKING:
     from bot.background import Background
     from bot.catalogue import Catalogue
+    from bot.channels import Channels
     from bot.config_values import ConfigPath
     from bot.upkeep import FileState, Source, glance, keep_index
     from bot.workspace import Workspace, open_workspace, run_command
@@ -33,13 +35,16 @@ __all__ = [
     "Answer",
     "AskCancelled",
     "AskTimeout",
+    "Attachment",
     "Background",
     "BotError",
     "Catalogue",
+    "Channels",
     "Chat",
     "Commands",
     "ConfigError",
     "ConfigPath",
+    "ConnectorError",
     "Cooldowns",
     "DataError",
     "Facts",
@@ -74,6 +79,7 @@ __all__ = [
 _LATER = {
     "Background": "bot.background",
     "Catalogue": "bot.catalogue",
+    "Channels": "bot.channels",
     "ConfigPath": "bot.config_values",
     "FileState": "bot.upkeep",
     "Source": "bot.upkeep",

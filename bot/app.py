@@ -15,14 +15,8 @@ import structlog
 from bot.backend import load_on_thread
 from bot.background import Background
 from bot.catalogue import Catalogue
+from bot.channels import Channels
 from bot.config import LoadedConfig
-from bot.config_connectors import (
-    ConnectorSettings,
-    ConsoleSettings,
-    TelegramSettings,
-    WebchatSettings,
-    WebhookSettings,
-)
 from bot.connectors.base import Connector
 from bot.desk import Desk
 from bot.dispatch import Dispatch, Place
@@ -31,6 +25,7 @@ from bot.inject import Call, Injector
 from bot.loader import Plugins, Program, compile_program, load_plugins, start_plugins, stop_plugins
 from bot.metrics import Metrics
 from bot.outbox import Outbox
+from bot.platforms import build_connectors
 from bot.plugin import Commands
 from bot.retention import keep_tidy
 from bot.retrieval import Encoder, Index, load_encoder
@@ -40,7 +35,6 @@ from bot.store import History, Store
 from bot.store.inbox import Inbox
 from bot.store.migrations import upgrade
 from bot.store.outbox import OutboxTable
-from bot.store.secrets import own_secret
 from bot.watchdog import LoopWatchdog
 from model.types import ChatModel
 
@@ -119,6 +113,7 @@ class App:
         if self.model is None:
             self.model = await self._load_model()
         self._loading = False
+        self._open_channels()
         self._wire(compile_program(self._plugins, self._injector))
         self.dispatch.program = await start_plugins(self._plugins, self.program, self._injector)
         self._schedule()
@@ -269,18 +264,33 @@ class App:
 
     # -- building ---------------------------------------------------------------------------
 
+    async def _build_connectors(self) -> list[Connector]:
+        return await build_connectors(
+            self.config,
+            store=self.store,
+            catalogue=self.catalogue,
+            metrics=self.metrics,
+            commands=lambda: [(handler.names[0], handler.help) for handler in self.program.commands],
+        )
+
+    def _open_channels(self) -> None:
+        connectors = {(item.kind, item.name): item for item in self.connectors}
+        self._outbox_table = OutboxTable(self.store)
+        self.outbox = Outbox(self._outbox_table, connectors, self.metrics)
+        self._channels = Channels(
+            self.store, self.outbox, self.catalogue, connectors, self.config.staff_chats
+        )
+
     def _wire(self, program: Program) -> None:
         places = {
             (connector.kind, connector.name): Place(connector, self._groups(connector))
             for connector in self.connectors
         }
-        table = OutboxTable(self.store)
-        self.outbox = Outbox(table, {key: place.connector for key, place in places.items()}, self.metrics)
         self._desk = Desk(
             store=self.store,
             inbox=self._inbox,
             outbox=self.outbox,
-            outbox_table=table,
+            outbox_table=self._outbox_table,
             history=self.history,
             catalogue=self.catalogue,
             metrics=self.metrics,
@@ -309,6 +319,7 @@ class App:
             Store: lambda plugin: self.store,
             History: lambda plugin: self.history,
             Catalogue: lambda plugin: self.catalogue,
+            Channels: lambda plugin: self._channels,
             ChatModel: lambda plugin: self.model,
             Background: lambda plugin: self._background.setdefault(plugin, Background(plugin)),
             Commands: lambda plugin: Commands(lambda: self.program.commands),
@@ -343,38 +354,6 @@ class App:
             self._model_problem = type(error).__name__
             log.exception("no model, answers are extractive", key="model.path")
         return None
-
-    async def _build_connectors(self) -> list[Connector]:
-        key = await own_secret(self.store, "webchat")
-        return [self._build_connector(item, key) for item in self.config.connectors]
-
-    def _build_connector(self, item: ConnectorSettings, key: bytes) -> Connector:
-        """Platforms are imported only when they are used."""
-        max_body = self.config.server.max_body
-        match item:
-            case TelegramSettings():
-                from bot.connectors.telegram import Telegram
-
-                return Telegram(
-                    item,
-                    catalogue=self.catalogue,
-                    language=self.config.language,
-                    max_body=max_body,
-                    commands=lambda: [(handler.names[0], handler.help) for handler in self.program.commands],
-                )
-            case WebhookSettings():
-                from bot.connectors.webhook import Webhook
-
-                return Webhook(item, max_body=max_body)
-            case WebchatSettings():
-                from bot.connectors.webchat import Webchat
-
-                return Webchat(item, catalogue=self.catalogue, secret=key, max_body=max_body)
-            case ConsoleSettings():
-                from bot.connectors.console import Console
-
-                return Console(item)
-        raise ConfigError(f"connector type of {item.name!r} is not known", key="connectors")
 
     def _schedule(self) -> None:
         self._scheduler.clear()

@@ -40,6 +40,10 @@ PROMISED = {
     "unsupported": set(),
     "model_offline": set(),
     "interrupted": set(),
+    "stream_later": set(),
+    "handoff_staff": {"user", "chat", "channel", "question", "number"},
+    "handoff_message": {"number", "user", "text"},
+    "handoff_list_item": {"number", "channel", "user", "minutes", "question"},
     "web.title": set(),
     "web.placeholder": set(),
     "web.send": set(),
@@ -60,6 +64,7 @@ def templates(catalogue: Catalogue, key: str) -> list[str]:
     """A text in both languages with every placeholder put back in its place."""
     back = {name: f"{{{name}}}" for name in ("contact", "options", "number", "question", "text", "title")}
     back |= {name: f"{{{name}}}" for name in ("name", "help", "command", "nearest", "seconds", "limit")}
+    back |= {name: f"{{{name}}}" for name in ("user", "chat", "channel", "minutes")}
     return [catalogue.text(key, language, **back) for language in LANGUAGES]
 
 
