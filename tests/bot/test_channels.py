@@ -1,0 +1,105 @@
+"""What plugins do with connectors beside answering: send unasked, fetch media, hand a talk to people."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bot import Channels, ConnectorError, Message, Plugin, Reply, Segment
+from bot.reply import Target
+from bot.testing import BotTester, FakeConnector
+
+
+class DeskConnector(FakeConnector):
+    """A platform with a desk of its own, which gives media too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, Target]] = []
+
+    async def hand_over(self, target: Target) -> None:
+        self.calls.append(("hand over", target))
+
+    async def take_back(self, target: Target) -> None:
+        self.calls.append(("take back", target))
+
+    async def fetch(self, segment: Segment, limit: int) -> bytes:
+        return segment.ref.encode()[:limit]
+
+
+@pytest.fixture
+def plugin() -> Plugin:
+    plugin = Plugin("staff")
+
+    @plugin.command("tell")
+    async def tell(message: Message, args: str, channels: Channels) -> str:
+        sent = await channels.send(channels.staff[0], Reply(args, sources=("a page",)), key=args)
+        return "sent" if sent else "sent before"
+
+    @plugin.command("lost")
+    async def lost(channels: Channels) -> str:
+        try:
+            await channels.send("nobody:1", "hello", key="1")
+        except ConnectorError as error:
+            return error.problem
+        return "sent"
+
+    @plugin.command("desk")
+    async def desk(message: Message, channels: Channels) -> str:
+        if channels.has_desk(message):
+            await channels.hand_over(message)
+            await channels.take_back(message.connector, message.bot, message.chat.id)
+            return "there is one"
+        with pytest.raises(ConnectorError):
+            await channels.hand_over(message)
+        return "none"
+
+    @plugin.message()
+    async def look(message: Message, channels: Channels) -> str:
+        try:
+            return (await channels.fetch(message, message.segments[0], limit=4)).decode()
+        except ConnectorError:
+            return "no media"
+
+    return plugin
+
+
+@pytest.fixture
+def tester(bot_tester: BotTester, plugin: Plugin) -> BotTester:
+    return bot_tester.use(plugin).configure(staff_chats=["bot:staff"])
+
+
+async def test_a_plugin_speaks_first_and_once_for_a_key(tester: BotTester) -> None:
+    chat = tester.private("u1")
+    assert (await chat.say("/tell come quick")).text == "sent"
+    assert (await chat.say("/tell come quick")).text == "sent before"
+    told = [part for part in tester.connector.sent if part.target.chat == "staff"]
+    assert [(part.text, part.sources) for part in told] == [("come quick", ("a page",))]
+
+
+async def test_an_unknown_connector_is_named(tester: BotTester) -> None:
+    assert (await tester.private().say("/lost")).text == "no connector is named 'nobody'"
+
+
+async def test_a_talk_goes_to_the_platforms_own_desk_and_back(tester: BotTester) -> None:
+    assert (await tester.private().say("/desk")).text == "none"
+    tester.connector = desk = DeskConnector()
+    await tester.close()
+    assert (await tester.private("u1").say("/desk")).text == "there is one"
+    assert [(call, target.chat) for call, target in desk.calls] == [("hand over", "u1"), ("take back", "u1")]
+
+
+async def test_media_come_from_platforms_that_give_them(tester: BotTester) -> None:
+    picture: Any = {"segments": (Segment("image", ref="MEDIA-1"),)}
+    assert (await tester.private().say("", **picture)).text == "no media"
+    tester.connector = DeskConnector()
+    await tester.close()
+    assert (await tester.private().say("", **picture)).text == "MEDI"
+
+
+async def test_a_reply_knows_the_return_path_of_its_message(tester: BotTester) -> None:
+    message = replace(tester.private().message("/lost"), return_path="https://x.test/once")
+    (part,) = (await tester.deliver(message)).replies
+    assert part.target.return_path == "https://x.test/once"
