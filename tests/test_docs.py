@@ -36,6 +36,8 @@ ENVIRONMENT = {
     "SHOP_WEBHOOK_SECRET": SECRET,
     "SHOP_WEBHOOK_SECRET_OLD": SECRET,
     "GLMBOT_ADMIN_TOKEN": "admin-token",
+    **{f"WECOM_{name}": "wecom-secret" for name in ("SECRET", "TOKEN", "BOT_TOKEN", "KF_SECRET", "KF_TOKEN")},
+    **{f"WECOM_{name}": "k" * 43 for name in ("AES_KEY", "BOT_AES_KEY", "KF_AES_KEY", "ROBOT_KEY")},
 }
 
 
