@@ -46,7 +46,7 @@ class QyApi:
         self._http = http
         self._base = base
         self._token = token
-        self._pace = pace or (token.pace if token else None)
+        self._pace = token.pace if pace is None and token is not None else pace
         self._metrics = metrics
         self._connector = connector
 
