@@ -189,7 +189,6 @@ async def _read(method: str, response: aiohttp.ClientResponse, limit: int) -> by
                 break
         else:
             return bytes(body)
-    response.close()
     raise ApiError(method, f"the answer has more than {limit} bytes")
 
 
