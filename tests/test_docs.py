@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from bot.app import App
 from bot.cli import app
 from bot.config import Config, LoadedConfig, load_config, validate_plugin_config
+from bot.config_connectors import ConnectorSettings, WecomSettings
+from bot.connectors.wecom.errcodes import EXPLANATIONS
 from bot.loader import load_plugins
 from bot.metrics import Metrics
 from plugins.faq.files import read_file
@@ -216,6 +218,39 @@ def test_start_needs_make_run_and_make_test_only() -> None:
     for page in READMES:
         commands = [line for text in blocks(page, "sh") for line in text.splitlines()]
         assert commands == ["make run", "make test"]
+
+
+# -- the guide to WeCom ---------------------------------------------------------------------
+
+WECOM = ROOT / "docs" / "wecom.md"
+
+
+def rows_below(heading: str) -> list[list[str]]:
+    """The cells of a table in the guide, by the first cell of its heading."""
+    text = WECOM.read_text(encoding="utf-8")
+    found = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
+    assert found, heading
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in found[1].splitlines()]
+
+
+@pytest.mark.parametrize("settings", get_args(WecomSettings), ids=lambda settings: settings.__name__)
+def test_wecom_guide_tells_every_key_and_its_default(settings: type[ConnectorSettings]) -> None:
+    kind = settings.model_fields["type"].default
+    told = {key.strip("`"): default for key, default, *_ in rows_below(f"{kind} 的键")}
+    fields = {key: field for key, field in settings.model_fields.items() if key not in ("type", "groups")}
+    assert set(told) == set(fields)
+    for key, field in fields.items():
+        if field.is_required():
+            assert told[key] == "必填", key
+        else:
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert yaml.safe_load(told[key].strip("`")) == default, key
+
+
+def test_wecom_guide_explains_codes_that_the_bot_knows() -> None:
+    codes = {int(code) for cells in rows_below("错误码") for code in cells[0].split("、")}
+    assert len(codes) > 10
+    assert codes <= set(EXPLANATIONS)
 
 
 # -- names ----------------------------------------------------------------------------------
