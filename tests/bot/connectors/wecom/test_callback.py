@@ -160,6 +160,16 @@ async def test_a_bad_signature_is_forbidden(client: Any, path: str, part: str) -
     assert await post(client, path, query, outer(path, encrypted.swapcase())) == 403
 
 
+@pytest.mark.parametrize("value", ["%ff%fe", "%ed%a0%80", "%00", "%", "%zz", "%25", "a&nonce=b", "&;=&"])
+async def test_a_query_with_broken_escapes_is_refused(client: Any, value: str) -> None:
+    raw = "&".join(f"{name}={value}" for name in ("msg_signature", "timestamp", "nonce", "echostr"))
+    async with client.get(URL(f"/app?{raw}", encoded=True)) as response:
+        assert response.status in (400, 403)
+    body = outer("/app", sealed(MESSAGE)[1])
+    async with client.post(URL(f"/app?{raw}", encoded=True), data=body) as response:
+        assert response.status in (400, 403)
+
+
 @pytest.mark.parametrize("path", ["/app", "/robot"])
 async def test_what_is_signed_but_undecipherable_is_a_bad_request(client: Any, path: str) -> None:
     for encrypted in ("!!not base64!!", "AAAA"):
