@@ -14,7 +14,6 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +22,10 @@ import aiohttp
 from bot.app import App
 from bot.backend import examine_model, load_model
 from bot.config import LoadedConfig, LogSettings, ModelSettings, ServerSettings, StoreSettings, load_config
-from bot.config_connectors import TelegramSettings, WebhookSettings
+from bot.config_connectors import TelegramSettings, WebhookSettings, WecomSettings
+from bot.doctor_wecom import check_wecom
 from bot.errors import BotError, ConfigError, ConnectorError, ModelError, StoreError
+from bot.findings import ANSWER_WITHIN, Finding, http_session, reach
 from bot.loader import Failure, Loaded, load_plugins
 from bot.logs import Redactor, configure_logging, secret_values
 from bot.retrieval import load_encoder
@@ -34,22 +35,8 @@ from bot.store.inspection import check_writable, database_file, revisions
 MIB = 1 << 20
 CHECK_DATABASE = "check the path, its permissions, and what else uses the database"
 PLENTY, LITTLE = 1024 * MIB, 100 * MIB
-ANSWER_WITHIN = 10.0
-SKEW_NOTED, SKEW_HARMFUL = 10.0, 240.0  # signatures are good for 300 s
 OLDEST_SQLITE = (3, 35)  # RETURNING
 _MEND = "mend what it names"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report."""
-
-    check: str
-    state: Literal["ok", "warn", "fail"]
-    detail: str
-    remedy: str = ""
-
-
 Check = Callable[[LoadedConfig], Coroutine[Any, Any, list[Finding]]]
 
 
@@ -91,10 +78,14 @@ async def rehearse(loaded: LoadedConfig) -> Rehearsal:
     return Rehearsal(program.loaded, program.failures, tuple(complaints))
 
 
-async def examine(file: Path | None) -> AsyncIterator[Finding]:
-    """Everything, the cheap and fundamental first; without a usable configuration, that is all there is."""
-    yield _python()
-    yield _sqlite()
+async def examine(file: Path | None, topic: Literal["wecom"] | None = None) -> AsyncIterator[Finding]:
+    """Everything, the cheap and fundamental first, or all about one topic.
+
+    Without a usable configuration, that is all there is.
+    """
+    if topic is None:
+        yield _python()
+        yield _sqlite()
     try:
         loaded = load_config(file)
         configure_logging(loaded.config, io.StringIO())  # what is wrong becomes a finding
@@ -106,7 +97,8 @@ async def examine(file: Path | None) -> AsyncIterator[Finding]:
     for warning in loaded.warnings:
         yield Finding("configuration", "warn", warning, "set the variable, or correct the entry")
     hidden = Redactor(secret_values(loaded.config))
-    for check in (_database, _plugins, _encoder, _model, _port, _connectors):
+    everything = (_database, _plugins, _encoder, _model, _port, _connectors)
+    for check in everything if topic is None else (_wecom,):
         for finding in await _guarded(check, loaded):
             yield replace(finding, detail=hidden.text(finding.detail))
 
@@ -232,7 +224,7 @@ def _bind(settings: ServerSettings) -> None:
 
 async def _is_glmbot(settings: ServerSettings) -> bool:
     try:
-        async with _session() as session, session.get(_local_url(settings, "/healthz")) as response:
+        async with http_session() as session, session.get(_local_url(settings, "/healthz")) as response:
             return response.headers.get("Server") == "glmbot"
     except (aiohttp.ClientError, OSError, TimeoutError):
         return False
@@ -281,7 +273,7 @@ async def _model(loaded: LoadedConfig) -> list[Finding]:
     if settings.backend == "local" and settings.path is None:
         return [Finding("model", "ok", "no weights configured: answers are extractive")]
     if settings.backend == "openai":
-        return (await _reach("model", settings.base_url or ""))[:1]
+        return (await reach("model", settings.base_url or ""))[:1]
     if await _is_glmbot(loaded.config.server):
         return [await _running_model(loaded.config.server)]
     began = time.monotonic()
@@ -298,7 +290,7 @@ async def _model(loaded: LoadedConfig) -> list[Finding]:
 
 
 async def _running_model(settings: ServerSettings) -> Finding:
-    async with _session() as session, session.get(_local_url(settings, "/readyz")) as response:
+    async with http_session() as session, session.get(_local_url(settings, "/readyz")) as response:
         entry = (await response.json()).get("model", {})
     detail = f"{entry.get('name') or entry.get('problem') or entry.get('state')}, says the running glmbot"
     if entry.get("state") == "ok":
@@ -315,25 +307,36 @@ async def _connectors(loaded: LoadedConfig) -> list[Finding]:
     """Every connector's platform at once, in the order of the configuration."""
     checks: list[Awaitable[list[Finding]]] = []
     local: list[Finding] = []
+    wecom: list[WecomSettings] = []
     for item in loaded.config.connectors:
         name = f"{item.type} {item.name}"
         match item:
             case TelegramSettings():
                 checks.append(_telegram(name, item))
             case WebhookSettings() if item.reply_url:
-                checks.append(_reach(name, item.reply_url))
+                checks.append(reach(name, item.reply_url))
+            case _ if isinstance(item, WecomSettings):
+                wecom.append(item)
             case _:
                 local.append(Finding(name, "ok", "needs no platform"))
+    checks.append(check_wecom(wecom, briefly=True))
     return [*local, *(finding for found in await asyncio.gather(*checks) for finding in found)]
+
+
+async def _wecom(loaded: LoadedConfig) -> list[Finding]:
+    wecom = [item for item in loaded.config.connectors if isinstance(item, WecomSettings)]
+    if not wecom:
+        return [Finding("wecom", "warn", "no connector of WeCom is configured", "add one to connectors")]
+    return await check_wecom(wecom)
 
 
 async def _telegram(name: str, settings: TelegramSettings) -> list[Finding]:
     from bot.connectors.telegram.api import BotApi
 
-    found = await _reach(name, settings.api_base)
+    found = await reach(name, settings.api_base)
     if found[0].state == "fail":
         return found
-    async with _session() as session:
+    async with http_session() as session:
         began = time.monotonic()
         try:
             me = await BotApi(settings.api_base, settings.token, session).call("getMe", timeout=ANSWER_WITHIN)
@@ -344,36 +347,3 @@ async def _telegram(name: str, settings: TelegramSettings) -> list[Finding]:
         took = round((time.monotonic() - began) * 1000)
     bot = me.get("username", "?") if isinstance(me, dict) else "?"
     return [Finding(name, "ok", f"@{bot}, getMe in {took} ms"), *found[1:]]
-
-
-async def _reach(name: str, url: str) -> list[Finding]:
-    """Whether anything answers there, and how far its clock is from this machine's."""
-    sent, began = time.time(), time.monotonic()
-    try:
-        async with _session() as session, session.head(url, allow_redirects=False) as response:
-            date = response.headers.get("Date", "")
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        detail = f"{url} cannot be reached: {_reason(error)}"
-        return [Finding(name, "fail", detail, "check the address, DNS, firewall and proxy (HTTPS_PROXY)")]
-    took = time.monotonic() - began
-    found = [Finding(name, "ok", f"{url} answers in {took * 1000:.0f} ms")]
-    try:
-        theirs = parsedate_to_datetime(date).timestamp() + 0.5  # it has whole seconds
-    except ValueError:
-        return found
-    skew = sent + took / 2 - theirs
-    detail = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} {url}"
-    if abs(skew) < SKEW_NOTED:
-        return [*found, Finding("clock", "ok", f"within {SKEW_NOTED:g} s of {url}")]
-    state: Literal["warn", "fail"] = "warn" if abs(skew) < SKEW_HARMFUL else "fail"
-    return [*found, Finding("clock", state, detail, "set this machine's clock (NTP)")]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {ANSWER_WITHIN:g} s"
-    return str(error) or type(error).__name__
-
-
-def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN))

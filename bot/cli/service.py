@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +14,7 @@ from bot.cli.output import ConfigOption, print_table, progress_console, read_con
 
 if TYPE_CHECKING:
     from bot.config import LoadedConfig
-    from bot.doctor import Finding
+    from bot.findings import Finding
 
 
 def run(config: ConfigOption = None) -> None:
@@ -74,9 +75,19 @@ async def _chat(loaded: LoadedConfig) -> None:
         await app.stop()
 
 
-def doctor(config: ConfigOption = None) -> None:
+class Topic(StrEnum):
+    """What the doctor can look into by itself."""
+
+    wecom = "wecom"
+
+
+def doctor(
+    topic: Annotated[Topic | None, typer.Argument(help="Look into this only, and thoroughly.")] = None,
+    config: ConfigOption = None,
+) -> None:
     """Check everything that a start needs, and say what to do about what is wrong.
 
+    With the topic wecom: secrets, applications, trusted IPs, accounts and callback URLs, one by one.
     Exit code 0: nothing is wrong or only warnings, 1: something has failed.
     """
     from bot.doctor import examine
@@ -84,7 +95,7 @@ def doctor(config: ConfigOption = None) -> None:
     async def collect() -> list[Finding]:
         found = []
         with progress_console().status("Checking") as status:
-            async for finding in examine(config):
+            async for finding in examine(config, topic.value if topic else None):
                 found.append(finding)
                 status.update(f"Checking (after {finding.check})")
         return found
