@@ -20,7 +20,7 @@ from bot.errors import (
 from bot.message import Chat, Message, Segment, User
 from bot.plugin import Commands, Handler, Next, Plugin
 from bot.reply import Answer, Attachment, Reply, Stream
-from bot.rules import Cooldowns, Facts, Rule, cooldown, group, private, role, to_me, unasked
+from bot.rules import Cooldowns, Facts, Rule, cooldown, group, parse_duration, private, role, to_me, unasked
 from bot.session import Session
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ __all__ = [
     "group",
     "keep_index",
     "open_workspace",
+    "parse_duration",
     "private",
     "role",
     "run_command",

@@ -18,7 +18,7 @@ RUN = (sys.executable, "-c", "from bot.cli import main; main()", "run", "-c")
 PLUGINS = Path(__file__).with_name("plugins")
 ROOT = Path(__file__).parents[2]
 FAQ_SAMPLES = [ROOT / "plugins" / "faq" / "sample" / f"faq.{language}.yaml" for language in ("zh", "en")]
-BUILT_IN = ("faq", "knowledge", "help", "chat")
+BUILT_IN = ("faq", "knowledge", "help", "chat", "handoff")
 START_WITHIN = 30.0
 STOP_WITHIN = 60.0
 

@@ -1,0 +1,1 @@
+"""The hand-over tables, revision by revision."""

@@ -1,0 +1,142 @@
+"""The hand-overs: every one in the database, the open ones in memory too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import BigInteger, Index, Integer, String, Text, bindparam, delete, select, text, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from bot.store import Base, Step, Store
+
+HUMAN, CLOSED = "human", "closed"
+_OPEN = text("closed_at IS NULL")
+
+
+class HandoffRow(Base):
+    """One hand-over; `state` is HUMAN or CLOSED, `trace` the message that asked for it."""
+
+    __tablename__ = "handoff"
+    __table_args__ = (
+        Index("ix_handoff_open", "session", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+        Index("ix_handoff_closed_at", "closed_at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    session: Mapped[str] = mapped_column(String(512))
+    connector: Mapped[str] = mapped_column(String(64))
+    bot: Mapped[str] = mapped_column(String(64))
+    chat: Mapped[str] = mapped_column(String(128))
+    user: Mapped[str] = mapped_column(String(128))
+    user_name: Mapped[str] = mapped_column(String(256))
+    language: Mapped[str] = mapped_column(String(16))
+    question: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16), default=HUMAN)
+    by_platform: Mapped[bool]
+    trace: Mapped[str] = mapped_column(String(32))
+    asked_at: Mapped[float]
+    last_at: Mapped[float]
+    closed_at: Mapped[float | None]
+    closed_by: Mapped[str] = mapped_column(String(256), default="")
+    closed_trace: Mapped[str] = mapped_column(String(32), default="")
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """A talk that people have, one per session at a time.
+
+    `number` is what staff call it; `by_platform`: the platform's own desk has it; `trace`: the message
+    that asked for it; `asked_at` and `last_at` (the customer's last message) are unix times.
+    """
+
+    session: str
+    connector: str
+    bot: str
+    chat: str
+    user: str
+    user_name: str
+    language: str
+    question: str
+    by_platform: bool
+    trace: str
+    asked_at: float
+    last_at: float
+    number: int = 0
+
+
+_FIELDS = [name for name in Handoff.__slots__ if name != "number"]
+_COLUMNS = [getattr(HandoffRow, name) for name in _FIELDS]
+_TOUCH = (
+    update(HandoffRow)
+    .where(HandoffRow.id == bindparam("row"))
+    .values(last_at=bindparam("last"), by_platform=bindparam("platform"))
+)
+_CLOSE = (
+    update(HandoffRow)
+    .where(HandoffRow.id == bindparam("row"), HandoffRow.closed_at.is_(None))
+    .values(
+        state=CLOSED, closed_at=bindparam("at"), closed_by=bindparam("who"), closed_trace=bindparam("said")
+    )
+)
+
+
+class Handoffs:
+    """Reads and writes hand-overs; `open` holds the open ones by session, so that none is looked up."""
+
+    def __init__(self, store: Store, held: dict[str, Handoff]) -> None:
+        self._store = store
+        self.open = held
+
+    async def load(self) -> None:
+        """Bring into memory what an earlier process left open."""
+        rows = await self._store.read(select(HandoffRow.id, *_COLUMNS).where(HandoffRow.closed_at.is_(None)))
+        self.open.clear()
+        self.open.update({row.session: _handoff(row) for row in rows})
+
+    async def begin(self, wanted: Handoff) -> Handoff:
+        """Open a hand-over; the one of that session that is open stays, with the desk that has it now."""
+        known = self.open.get(wanted.session)
+        if known is not None:
+            return await self.change(replace(known, by_platform=wanted.by_platform))
+        values = {name: getattr(wanted, name) for name in _FIELDS}
+        still_open = select(HandoffRow).where(
+            HandoffRow.session == wanted.session, HandoffRow.closed_at.is_(None)
+        )
+        async with self._store.session() as session:
+            row = await session.scalar(still_open) or HandoffRow(**values)
+            session.add(row)
+            await session.flush()
+        opened = self.open[wanted.session] = _handoff(row)
+        return opened
+
+    async def change(self, handoff: Handoff) -> Handoff:
+        """Note another `last_at` or `by_platform`, unless it was closed meanwhile."""
+        known = self.open.get(handoff.session)
+        if known is not None and known.number == handoff.number:
+            self.open[handoff.session] = handoff
+            row = {"row": handoff.number, "last": handoff.last_at, "platform": handoff.by_platform}
+            await self._store.write(Step(_TOUCH, [row]))
+        return handoff
+
+    async def close(self, handoff: Handoff, *, by: str, trace: str, now: float) -> None:
+        """End a hand-over; `by` is who ended it, `trace` the message that told so."""
+        row = {"row": handoff.number, "at": now, "who": by, "said": trace}
+        await self._store.write(Step(_CLOSE, [row]))
+        known = self.open.get(handoff.session)
+        if known is not None and known.number == handoff.number:
+            del self.open[handoff.session]
+
+    async def was_closed_by(self, number: int, trace: str) -> bool:
+        """Whether this very message ended the hand-over: it is handled again after a crash."""
+        found = select(HandoffRow.id).where(HandoffRow.id == number, HandoffRow.closed_trace == trace)
+        return bool(await self._store.read(found))
+
+    async def forget(self, before: float) -> None:
+        """Remove what was closed before a unix time."""
+        await self._store.execute(delete(HandoffRow).where(HandoffRow.closed_at < before))
+
+
+def _handoff(row: Any) -> Handoff:
+    return Handoff(**{name: getattr(row, name) for name in _FIELDS}, number=row.id)

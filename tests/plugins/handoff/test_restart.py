@@ -1,0 +1,176 @@
+"""Hand-overs outlive the process, and a message cut off by a crash is completed, not repeated."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from bot.store import Base, Store
+from bot.store.migrations import upgrade
+from bot.testing import BotTester
+from plugins.handoff.plugin import plugin
+from plugins.handoff.tables import Handoff, Handoffs
+from tests.plugins.handoff.desk import DeskConnector, echo
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "bot.db"
+
+
+@pytest.fixture
+def bot(bot_tester: BotTester, file: Path) -> BotTester:
+    return (
+        bot_tester.use(plugin)
+        .use(echo)
+        .configure(
+            store={"url": f"sqlite+aiosqlite:///{file}"},
+            staff_chats=["bot:s1", "bot:s2"],
+            roles={"agents": ["bot:agent"]},
+        )
+    )
+
+
+async def crash(bot: BotTester, file: Path, *undone: str) -> None:
+    """Stop the bot and make its database that of one killed before it answered the last message."""
+    await bot.close()
+    with closing(sqlite3.connect(file)) as database, database:
+        [last] = database.execute("SELECT max(id) FROM inbox").fetchone()
+        database.execute("UPDATE inbox SET done_at = NULL WHERE id = ?", [last])
+        database.execute("DELETE FROM outbox WHERE inbox_id = ?", [last])
+        for statement in undone:
+            database.execute(statement)
+
+
+async def restart(bot: BotTester) -> None:
+    """Start again and wait until what was left is handled."""
+    app = await bot.app()
+    [last] = (await app.store.read(text("SELECT max(id) FROM inbox")))[0]
+    assert (await app.dispatch.outcome(last, wait=10)).done
+
+
+def rows(file: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(file)) as database:
+        return database.execute(query).fetchall()
+
+
+def sent(file: Path, chat: str) -> list[str]:
+    """What a chat was sent, answers and others, over all runs."""
+    found = rows(
+        file, f"SELECT json_extract(payload, '$.text') FROM outbox WHERE chat = '{chat}' ORDER BY id"
+    )
+    return [str(row[0]) for row in found]
+
+
+async def test_a_restart_gives_no_talk_back(bot: BotTester, file: Path) -> None:
+    await bot.private("u1").say("转人工")
+    await bot.close()
+    assert (await bot.private("u1").say("在吗")).text == ""
+    assert sent(file, "s1")[-1] == "【#1】u1：在吗"
+    assert "#1 已交还" in (await bot.private("agent").say("/release 1")).text
+    await bot.close()
+    assert (await bot.private("u1").say("在吗")).text == "bot: 在吗"
+
+
+NOBODY_TOLD = "DELETE FROM outbox WHERE chat IN ('s1', 's2')"
+ONE_TOLD = "DELETE FROM outbox WHERE chat = 's2'"
+NO_ROW = "DELETE FROM handoff"
+
+
+@pytest.mark.parametrize("undone", [(), (ONE_TOLD,), (NOBODY_TOLD,), (NOBODY_TOLD, NO_ROW)])
+async def test_a_wish_cut_off_is_completed(bot: BotTester, file: Path, undone: tuple[str, ...]) -> None:
+    await bot.private("u1").say("转人工")
+    await crash(bot, file, *undone)
+    await restart(bot)
+    for chat in ("s1", "s2"):
+        [said] = sent(file, chat)
+        assert "/release" in said
+    [answer] = sent(file, "u1")
+    assert "正在为您转接" in answer
+    assert rows(file, "SELECT count(*) FROM handoff") == [(1,)]
+    assert (await bot.private("u1").say("在吗")).text == ""
+
+
+@pytest.mark.parametrize("undone", [(), (NO_ROW,)])
+async def test_a_wish_cut_off_at_a_desk_is_completed(
+    bot: BotTester, file: Path, undone: tuple[str, ...]
+) -> None:
+    desk = bot.connector = DeskConnector()
+    await bot.private("u1").say("转人工")
+    await crash(bot, file, *undone)
+    await restart(bot)
+    assert desk.calls == [("over", "u1")] * 2  # a desk takes it twice
+    [answer] = sent(file, "u1")
+    assert "正在为您转接" in answer
+    assert (await bot.private("u1").say("在吗")).text == ""
+
+
+async def test_what_a_customer_says_is_passed_on_once(bot: BotTester, file: Path) -> None:
+    await bot.private("u1").say("转人工")
+    await bot.private("u1").say("在吗")
+    await crash(bot, file)
+    await restart(bot)
+    assert [said for said in sent(file, "s1") if "在吗" in said] == ["【#1】u1：在吗"]
+    assert len(sent(file, "u1")) == 1
+
+
+@pytest.mark.parametrize("who", ["agent", "u1"])
+async def test_a_way_back_cut_off_is_completed(bot: BotTester, file: Path, who: str) -> None:
+    await bot.private("u1").say("转人工")
+    await bot.private(who).say("/release 1" if who == "agent" else "/bot")
+    before = {chat: sent(file, chat) for chat in ("u1", "s1", "s2", "agent")}
+    await crash(bot, file)
+    await restart(bot)
+    assert {chat: sent(file, chat) for chat in before} == before
+    assert (await bot.private("u1").say("在吗")).text == "bot: 在吗"
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def handoff() -> Handoff:
+    return Handoff("s", "test", "bot", "c", "u", "name", "zh", "?", False, "t1", 1.0, 1.0)
+
+
+async def test_one_session_has_one_open_hand_over(file: Path, handoff: Handoff) -> None:
+    store = Store(f"sqlite+aiosqlite:///{file}")
+    assert plugin.tables is not None
+    await upgrade(store, {"handoff": plugin.tables})
+    store.start()
+    here, elsewhere = Handoffs(store, {}), Handoffs(store, {})
+    first = await here.begin(handoff)
+    assert (await elsewhere.begin(handoff)).number == first.number  # what another program opened meanwhile
+    await here.close(first, by="x", trace="t2", now=2.0)
+    again = await here.begin(handoff)
+    assert again.number > first.number
+    await here.change(first)  # too late: it must not come back
+    assert here.open == {"s": again}
+    await here.close(first, by="x", trace="t3", now=3.0)
+    assert here.open == {"s": again}
+    await store.close()
+
+
+def differences(connection: Connection) -> list[object]:
+    def own(thing: object, name: str | None, kind: str, reflected: bool, other: object) -> bool:
+        return kind != "table" or name == "handoff"
+
+    context = MigrationContext.configure(connection, opts={"include_object": own})
+    found = compare_metadata(context, Base.metadata)
+    return [item for item in found if "modify_type" not in str(item)]
+
+
+async def test_the_schema_is_the_declared_one(file: Path) -> None:
+    store = Store(f"sqlite+aiosqlite:///{file}")
+    assert plugin.tables is not None
+    for _ in range(2):
+        await upgrade(store, {"handoff": plugin.tables})
+    async with store.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await store.close()
