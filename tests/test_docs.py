@@ -25,6 +25,7 @@ from bot.loader import load_plugins
 from bot.metrics import Metrics
 from plugins.faq.files import read_file
 from plugins.faq.plugin import Config as FaqConfig
+from plugins.handoff.plugin import Config as HandoffConfig
 from plugins.knowledge.plugin import Config as KnowledgeConfig
 
 ROOT = Path(__file__).parent.parent
@@ -87,6 +88,7 @@ def test_settings_and_faq_snippets_are_valid(text: str, surroundings: Path) -> N
     assert loaded.warnings == ()
     validate_plugin_config(FaqConfig, loaded, "faq")
     validate_plugin_config(KnowledgeConfig, loaded, "knowledge")
+    validate_plugin_config(HandoffConfig, loaded, "handoff")
 
 
 def configure(folder: Path, text: str, environ: dict[str, str] | None = None) -> LoadedConfig:
