@@ -179,7 +179,8 @@ async def test_every_hangup_reloads_once_and_none_before_the_bot_is_ready(
     tmp_path: Path, backend: SlowBackend
 ) -> None:
     (tmp_path / "shop.py").write_text("from bot import Plugin\nplugin = Plugin('shop')\n", "utf-8")
-    quiet = {name: {"enabled": False} for name in ("faq", "knowledge", "help", "chat", "feedback")}
+    built_in = ("faq", "knowledge", "help", "chat", "feedback", "handoff")
+    quiet = {name: {"enabled": False} for name in built_in}
     app = build(
         tmp_path,
         Plugin("own"),
