@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from bot.message import Chat, Message, Segment, User, clean_text
+from bot.message import Chat, Message, Segment, User
 
 KIND = "wecom-app"
 MAX_USER = 128
@@ -45,33 +45,50 @@ def read(fields: Mapping[str, str], name: str, agent_id: int) -> Message | KfEve
     time, event and key (developer document 90238). A click on a menu entry says what its key says.
     Never raises.
     """
-    kind = fields.get("MsgType", "")
+    kind, agent, user = fields.get("MsgType", ""), fields.get("AgentID", ""), fields.get("FromUserName", "")
     event = fields.get("Event", "").lower() if kind == "event" else ""
     if event == "kf_msg_or_event":
         return KfEvent(fields.get("OpenKfId", ""), fields.get("Token", ""))
-    agent, user = fields.get("AgentID", ""), clean_text(fields.get("FromUserName", ""))
     if agent not in ("", str(agent_id)):
         return Ignored(f"for the application {agent[:_SHOWN]!r}, this one is {agent_id}")
     if not 0 < len(user) <= MAX_USER:
         return Ignored(f"a sender has 1 to {MAX_USER} characters")
-    delivery = _delivery(fields, event)
-    blank = Message(KIND, name, delivery, Chat(user), User(user), "", id=delivery, time=_time(fields))
-    if kind == "event":
-        return _happened(fields, event, blank)
     if kind == "text":
-        return replace(blank, text=fields.get("Content", ""))
+        return _message(fields, name, user, text=fields.get("Content", ""))
+    if event in _MEMBERSHIP:
+        return _message(fields, name, user, event=_MEMBERSHIP[event])
+    if event == "click" and fields.get("EventKey"):
+        return _message(fields, name, user, text=fields["EventKey"])
+    if kind == "event":
+        return Ignored(f"events of type {event[:_SHOWN]!r}", expected=event in ("enter_agent", "view"))
     segment = _segment(fields, kind)
     if segment is None:
         return Ignored(f"messages of type {kind[:_SHOWN]!r}")
-    return replace(blank, segments=(segment,))
+    return _message(fields, name, user, segments=(segment,))
 
 
-def _happened(fields: Mapping[str, str], event: str, blank: Message) -> Message | Ignored:
-    if event in _MEMBERSHIP:
-        return replace(blank, event=_MEMBERSHIP[event])
-    if event == "click" and fields.get("EventKey"):
-        return replace(blank, text=fields["EventKey"])
-    return Ignored(f"events of type {event[:_SHOWN]!r}", expected=event in ("enter_agent", "view"))
+def _message(
+    fields: Mapping[str, str],
+    name: str,
+    user: str,
+    *,
+    text: str = "",
+    segments: tuple[Segment, ...] = (),
+    event: str = "",
+) -> Message:
+    delivery = _delivery(fields)
+    return Message(
+        KIND,
+        name,
+        delivery,
+        Chat(user),
+        User(user),
+        text,
+        id=delivery,
+        segments=segments,
+        event=event,
+        time=_time(fields),
+    )
 
 
 def _segment(fields: Mapping[str, str], kind: str) -> Segment | None:
@@ -85,14 +102,13 @@ def _segment(fields: Mapping[str, str], kind: str) -> Segment | None:
     return None
 
 
-def _delivery(fields: Mapping[str, str], event: str) -> str:
-    """What the inbox dedupes on; a long one is hashed, since the inbox keeps a few characters only."""
-    given = fields.get("MsgId", "")
-    if not given:
-        parts = (fields.get("FromUserName", ""), fields.get("CreateTime", ""), event)
-        given = ":".join((*parts, fields.get("EventKey", "")))
-    given = clean_text(given)
-    return given if len(given) <= _MAX_DELIVERY else hashlib.sha256(given.encode()).hexdigest()
+def _delivery(fields: Mapping[str, str]) -> str:
+    """What the inbox dedupes on; a long one is hashed, since the inbox keeps so many characters only."""
+    names = ("FromUserName", "CreateTime", "Event", "EventKey")
+    given = fields.get("MsgId") or ":".join(fields.get(name, "") for name in names)
+    if len(given) <= _MAX_DELIVERY:
+        return given
+    return hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _time(fields: Mapping[str, str]) -> float:
