@@ -1,0 +1,219 @@
+"""The pull of an account's messages: page by page, committed, and only then left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from bot.config_connectors import WecomKfSettings
+from bot.connectors.base import Inlet, Status
+from bot.connectors.fields import items, string
+from bot.connectors.wecom.api import ApiError, QyApi
+from bot.connectors.wecom.kf_desk import Desk, refused
+from bot.connectors.wecom.kf_messages import KIND, SendFailed, StateChange, read, session
+from bot.connectors.wecom.kf_talks import Talks
+from bot.errors import ConnectorError, Overloaded, StoreError
+from bot.message import Message
+from bot.metrics import Metrics
+from bot.store.cursors import Cursors
+
+log = structlog.get_logger(__name__)
+PULL_EVERY = 300.0
+"""Seconds after which is pulled though nobody called: a callback may have been lost."""
+FIRST_LOOK = 300.0
+"""Seconds before the very first start from which messages are still answered; the platform keeps 3 days."""
+ANSWERABLE = 48 * 3600.0
+TOKEN_VALID = 540.0  # 10 min, less what a slow page takes
+MAX_WAIT = 60.0
+PAGE = 1000
+PAGE_TIMEOUT = 30.0
+BAD_TOKEN = 95007
+_AT_ONCE = 8
+
+
+class Puller:
+    """Fetches what happened in one account, from a persisted cursor, one page at a time.
+
+    A page is committed before the cursor moves; what comes twice after a crash is known by its msgid.
+    """
+
+    def __init__(
+        self,
+        settings: WecomKfSettings,
+        api: QyApi,
+        cursors: Cursors,
+        desk: Desk,
+        talks: Talks,
+        status: Status,
+        metrics: Metrics,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._name = settings.name
+        self._kf_id = settings.kf_id
+        self._api = api
+        self._cursors = cursors
+        self._desk = desk
+        self._talks = talks
+        self._status = status
+        self._metrics = metrics
+        self._sleep = sleep
+        self._woken = asyncio.Event()
+        self._token, self._token_until = "", 0.0
+        self._cursor: str | None = None
+        self._since: float | None = None
+        self._failures = 0
+
+    def wake(self, token: str) -> None:
+        """There is something to pull; `token` lifts the limit on calls for 10 minutes."""
+        self._token, self._token_until = token, time.monotonic() + TOKEN_VALID
+        self._woken.set()
+
+    async def run(self, inlet: Inlet) -> None:
+        """Pull now, at every wake and every PULL_EVERY seconds, until cancelled."""
+        while True:
+            self._woken.clear()
+            try:
+                await self._pull(inlet)
+            except ConnectorError as error:
+                await self._sleep(self._failed(error.problem, error.retry_after))
+            except StoreError as error:
+                await self._sleep(self._failed(f"the store: {error}"))
+            except Exception as error:
+                log.exception("pulling failed", bot=self._name)
+                await self._sleep(self._failed(type(error).__name__))
+            else:
+                await self._wait()
+
+    async def _wait(self) -> None:
+        try:
+            await asyncio.wait_for(self._woken.wait(), PULL_EVERY)
+        except TimeoutError:
+            log.debug("nobody called, pulling all the same", bot=self._name)
+
+    async def _pull(self, inlet: Inlet) -> None:
+        """Fetch and commit until there is no more."""
+        since = await self._open()
+        while True:
+            page = await self._fetch()
+            following = string(page.get("next_cursor")) or self._cursor or ""
+            oldest = max(since, time.time() - ANSWERABLE)
+            found = (read(item, self._name, self._kf_id) for item in items(page.get("msg_list")))
+            news = [item for item in found if item is not None and (not item.time or item.time >= oldest)]
+            messages = await self._messages(news)
+            self._heard(messages)  # before the answers to them can be counted
+            await self._take(messages, following, inlet)
+            self._count_failed(news)
+            moved, self._cursor = following != (self._cursor or ""), following
+            self._connected()
+            if page.get("has_more") != 1:
+                return
+            if not moved:
+                log.warning("there is more, but the cursor does not move", bot=self._name)
+                return
+
+    async def _open(self) -> float:
+        """Look up where an earlier process left off; returns the time before which nothing is answered."""
+        if self._since is None:
+            self._cursor = await self._cursors.get(KIND, self._kf_id)
+            known = await self._cursors.get(f"{KIND} since", self._kf_id)
+            if known is None:
+                known = str(time.time() - FIRST_LOOK)
+                await self._cursors.put(f"{KIND} since", self._kf_id, known)
+            self._since = float(known)
+        return self._since
+
+    async def _fetch(self) -> Mapping[str, Any]:
+        payload: dict[str, Any] = {"open_kfid": self._kf_id, "limit": PAGE, "voice_format": 0}
+        if self._cursor:
+            payload["cursor"] = self._cursor
+        token = self._token if time.monotonic() < self._token_until else ""
+        if not token:
+            return await self._api.post("kf/sync_msg", payload, timeout=PAGE_TIMEOUT)
+        try:
+            return await self._api.post("kf/sync_msg", {**payload, "token": token}, timeout=PAGE_TIMEOUT)
+        except ApiError as error:
+            if error.code != BAD_TOKEN:
+                raise
+        if token == self._token:
+            self._token_until = 0.0
+        return await self._api.post("kf/sync_msg", payload, timeout=PAGE_TIMEOUT)
+
+    async def _messages(self, news: Sequence[Message | StateChange | SendFailed]) -> list[Message]:
+        """What the core is told, in order."""
+        changed = {item.customer for item in news if isinstance(item, StateChange)}
+        states = await self._states(changed)
+        messages = []
+        for item in news:
+            if isinstance(item, Message):
+                messages.append(item)
+            elif isinstance(item, StateChange) and item.customer in states:
+                state = states[item.customer]
+                messages.append(session(self._name, item.customer, item.delivery, state, item.time))
+        return messages
+
+    async def _states(self, customers: set[str]) -> dict[str, int]:
+        """The states of some conversations; those that the platform will not tell are left out."""
+        few = asyncio.Semaphore(_AT_ONCE)
+
+        async def ask(customer: str) -> int | None:
+            async with few:
+                try:
+                    return await self._desk.state(customer)
+                except ApiError as error:
+                    if not refused(error):
+                        raise
+                    log.warning("the state of a conversation is not told", problem=error.problem)
+                    return None
+
+        asked = sorted(customers)
+        states = await asyncio.gather(*map(ask, asked))
+        return {customer: state for customer, state in zip(asked, states, strict=True) if state is not None}
+
+    async def _take(self, messages: Sequence[Message], following: str, inlet: Inlet) -> None:
+        """Commit a page, however often that takes: the cursor does not move before."""
+        while True:
+            try:
+                if messages:
+                    await inlet.receive_many(messages)
+                if following != (self._cursor or ""):
+                    await self._cursors.put(KIND, self._kf_id, following)
+            except Overloaded as error:
+                await self._sleep(min(error.retry_after, 1.0))
+            except StoreError as error:
+                await self._sleep(self._failed(f"the store takes nothing: {error}"))
+            else:
+                return
+
+    def _heard(self, messages: Sequence[Message]) -> None:
+        for item in messages:
+            if item.event in ("", "feedback"):
+                self._talks.of(item.user.id).heard()
+
+    def _count_failed(self, news: Sequence[Message | StateChange | SendFailed]) -> None:
+        """Say which of our messages the platform took and then did not deliver."""
+        for item in news:
+            if isinstance(item, SendFailed):
+                self._metrics.held.labels(self._name, "send_fail").inc()
+                log.warning(
+                    "a message was not delivered", bot=self._name, msgid=item.msgid, reason=item.reason
+                )
+
+    def _connected(self) -> None:
+        if self._status.state != "ok":
+            log.info("connected to WeCom", kind=KIND, bot=self._name)
+        self._status.state, self._status.detail = "ok", ""
+        self._failures = 0
+
+    def _failed(self, problem: str, retry_after: float | None = None) -> float:
+        """Note a failure; returns the seconds until the next try."""
+        if self._status.detail != problem:
+            log.warning("cannot pull messages", kind=KIND, bot=self._name, problem=problem)
+        self._status.state, self._status.detail = "retrying", problem
+        wait = min(2.0**self._failures, MAX_WAIT)
+        self._failures = min(self._failures + 1, 10)
+        return max(wait, retry_after or 0.0)

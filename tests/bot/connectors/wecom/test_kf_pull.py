@@ -1,0 +1,380 @@
+"""An account's messages are pulled once each: in pages, over crashes, refusals and lost callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from bot.connectors.base import Status
+from bot.connectors.wecom import kf_pull
+from bot.connectors.wecom.kf_desk import Desk
+from bot.connectors.wecom.kf_messages import KIND
+from bot.connectors.wecom.kf_pull import Puller
+from bot.connectors.wecom.kf_talks import Talks
+from bot.errors import Overloaded, StoreError
+from bot.message import Message
+from tests.bot.connectors.wecom.kf_platform import CUSTOMER, FakeInlet, Stage, event, said, staged
+from tests.bot.connectors.wecom.qyapi import KF, WAIT, Call, Refusal
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with staged() as stage:
+        yield stage
+
+
+class Pull:
+    """A puller at work whose waits take no time; `waits` are what they were."""
+
+    def __init__(self, stage: Stage, inlet: FakeInlet) -> None:
+        self.waits: list[float] = []
+        self.status = Status()
+        self.talks = Talks()
+        self._stage = stage
+        self._api = stage.api()
+        desk = Desk(self._api, KF, (), self.talks)
+        self.puller = Puller(
+            stage.settings(),
+            self._api,
+            stage.cursors,
+            desk,
+            self.talks,
+            self.status,
+            stage.metrics,
+            sleep=self._sleep,
+        )
+        self._task = asyncio.create_task(self.puller.run(inlet))
+
+    async def _sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        await asyncio.sleep(0)
+
+    def wake(self) -> None:
+        self._stage.platform.event_tokens.add("fresh")
+        self.puller.wake("fresh")
+
+    async def until(self, look: Callable[[], Any]) -> None:
+        async with asyncio.timeout(WAIT):
+            while not look():  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.005)
+
+    async def caught_up(self) -> None:
+        """Wait until the persisted cursor stands at the end of what there is."""
+        end = str(len(self._stage.platform.kf_messages))
+        async with asyncio.timeout(WAIT):
+            while await self._stage.cursors.get(KIND, KF) != end:  # noqa: ASYNC110 - see above
+                await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._api.close()
+
+
+@pytest.fixture
+async def begin(stage: Stage) -> AsyncIterator[Callable[..., Pull]]:
+    """Starts pulling, for the stage's core or another."""
+    begun: list[Pull] = []
+
+    def start(inlet: FakeInlet | None = None) -> Pull:
+        begun.append(Pull(stage, inlet or stage.inlet))
+        return begun[-1]
+
+    yield start
+    for pull in begun:
+        await pull.stop()
+
+
+Begin = Callable[..., Pull]
+
+
+async def test_all_pages_are_pulled_even_short_and_empty_ones(stage: Stage, begin: Begin) -> None:
+    sizes = iter([2, 0, 1, 0, 2])
+    stage.platform.say(*(said(f"q{number}") for number in range(5)))
+    ends = [0, 2, 2.5, 3, 3.5, 5]
+
+    def page(call: Call) -> dict[str, Any]:
+        start = float(call.payload.get("cursor") or 0)
+        place = ends.index(start)
+        following = ends[place + 1]
+        items = stage.platform.kf_messages[int(start) : int(following)] if next(sizes) else []
+        return {"next_cursor": str(following), "has_more": int(following < 5), "msg_list": items}
+
+    stage.platform.answers["kf/sync_msg"] = page
+    pull = begin()
+    await stage.inlet.got(5)
+    assert stage.inlet.texts == ["q0", "q1", "q2", "q3", "q4"]
+    await pull.until(lambda: pull.status.state == "ok")
+    calls = stage.platform.of("kf/sync_msg")
+    assert [call.get("cursor") for call in calls] == [None, "2", "2.5", "3", "3.5"]
+    assert all(call["open_kfid"] == KF and call["limit"] == 1000 for call in calls)
+
+
+async def test_the_cursor_moves_once_a_page_is_committed_and_not_before(stage: Stage, begin: Begin) -> None:
+    seen: list[str | None] = []
+
+    class Slow(FakeInlet):
+        async def receive_many(self, messages: Any) -> Any:
+            seen.append(await stage.cursors.get(KIND, KF))
+            return await super().receive_many(messages)
+
+    stage.platform.kf_page = 1
+    stage.platform.say(said("a"), said("b"))
+    pull = begin(Slow())
+    await pull.caught_up()
+    assert seen == [None, "1"]
+
+
+async def test_a_restart_goes_on_from_the_cursor(stage: Stage, begin: Begin) -> None:
+    stage.platform.say(said("before"))
+    pull = begin()
+    await pull.caught_up()
+    await pull.stop()
+    stage.platform.say(said("meanwhile", ago=60))
+    again = FakeInlet()
+    begin(again)
+    await again.got(1)
+    assert again.texts == ["meanwhile"]
+    assert stage.platform.of("kf/sync_msg")[-1]["cursor"] == "1"
+
+
+async def test_a_page_that_was_committed_without_its_cursor_is_known_again(
+    stage: Stage, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*place: str) -> None:
+        await asyncio.Event().wait()
+
+    stage.platform.say(said("once"))
+    await stage.cursors.put(KIND, KF, "0")
+    await stage.cursors.put(f"{KIND} since", KF, "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.cursors, "put", crash)
+        pull = begin()
+        await stage.inlet.got(1)
+        await pull.stop()
+    await begin().caught_up()
+    assert len(stage.platform.of("kf/sync_msg")) == 2
+    assert stage.inlet.texts == ["once"]
+
+
+async def test_the_very_first_start_leaves_history_alone(stage: Stage, begin: Begin) -> None:
+    stage.platform.say(
+        said("last week", ago=3 * 24 * 3600), said("an hour ago", ago=3600), said("now", ago=5)
+    )
+    pull = begin()
+    await pull.caught_up()
+    await pull.stop()
+    assert stage.inlet.texts == ["now"]
+    stage.platform.say(said("history is still history", ago=3600))
+    await begin().caught_up()
+    assert stage.inlet.texts == ["now"]
+
+
+async def test_later_starts_skip_only_what_cannot_be_answered(stage: Stage, begin: Begin) -> None:
+    await stage.cursors.put(f"{KIND} since", KF, "0")
+    stage.platform.say(said("too late", ago=49 * 3600), said("still in time", ago=47 * 3600))
+    await begin().caught_up()
+    assert stage.inlet.texts == ["still in time"]
+
+
+async def test_only_customers_are_passed_on_and_each_message_once(stage: Stage, begin: Begin) -> None:
+    twice = said("twice")
+    stage.platform.say(said("staff", origin=5), twice, twice, event("enter_session"), said("other", "wm2"))
+    pull = begin()
+    await pull.caught_up()
+    assert stage.inlet.texts == ["twice", "other"]
+
+
+async def test_a_wake_pulls_with_its_token_as_long_as_that_is_valid(
+    stage: Stage, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull = begin()
+    await stage.platform.called("kf/sync_msg", 1)
+    stage.platform.say(said("hello"))
+    pull.wake()
+    await stage.inlet.got(1)
+    assert [call.get("token") for call in stage.platform.of("kf/sync_msg")] == [None, "fresh"]
+    monkeypatch.setattr(kf_pull, "TOKEN_VALID", -1.0)
+    pull.wake()
+    calls = await stage.platform.called("kf/sync_msg", 3)
+    assert "token" not in calls[-1]
+
+
+async def test_a_wake_during_a_pull_pulls_again(stage: Stage, begin: Begin) -> None:
+    gate = stage.platform.gates["kf/sync_msg"] = asyncio.Event()
+    pull = begin()
+    await stage.platform.called("kf/sync_msg", 1)
+    pull.wake()
+    gate.set()
+    await stage.platform.called("kf/sync_msg", 2)
+
+
+async def test_a_lost_callback_is_made_up_for(
+    stage: Stage, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kf_pull, "PULL_EVERY", 0.02)
+    begin()
+    await stage.platform.called("kf/sync_msg", 1)
+    stage.platform.say(said("nobody called"))
+    await stage.inlet.got(1)
+
+
+async def test_a_bad_token_is_left_out(stage: Stage, begin: Begin) -> None:
+    stage.platform.say(said("hello"))
+    pull = begin()
+    pull.puller.wake("a token of yesterday")
+    await stage.inlet.got(1)
+    stage.platform.say(said("again"))
+    stage.platform.event_tokens.clear()
+    pull.puller.wake("another bad one")
+    await stage.inlet.got(2)
+    assert pull.waits == []
+    assert [call.get("token") for call in stage.platform.of("kf/sync_msg")][-2:] == ["another bad one", None]
+
+
+async def test_too_many_calls_are_followed_by_a_minute_without_any(stage: Stage, begin: Begin) -> None:
+    stage.platform.refuse("kf/sync_msg", 45009)
+    stage.platform.say(said("hello"))
+    pull = begin()
+    await stage.inlet.got(1)
+    assert pull.waits == [60.0]
+
+
+async def test_failures_are_told_and_tried_again_in_growing_pauses(stage: Stage, begin: Begin) -> None:
+    stage.platform.refuse("kf/sync_msg", -1, times=7)
+    stage.platform.cut("kf/sync_msg")
+    stage.platform.say(said("hello"))
+    states: list[tuple[str, bool]] = []
+    pull = begin()
+    note, take = pull._sleep, pull.puller
+    take._sleep = _noting(states, pull, note)
+    await stage.inlet.got(1)
+    await pull.until(lambda: pull.status.state == "ok")
+    assert pull.waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert states == [("retrying", True)] * 8
+    assert pull.status.detail == ""
+
+
+def _noting(states: list[tuple[str, bool]], pull: Pull, sleep: Callable[[float], Any]) -> Callable[..., Any]:
+    async def noting(seconds: float) -> None:
+        states.append((pull.status.state, bool(pull.status.detail)))
+        await sleep(seconds)
+
+    return noting
+
+
+async def test_a_core_that_takes_nothing_is_asked_again_with_the_same_page(
+    stage: Stage, begin: Begin
+) -> None:
+    stage.inlet.refusals += [Overloaded(30.0), StoreError("locked", transient=True), StoreError("full")]
+    stage.platform.say(said("hello"))
+    pull = begin()
+    await pull.caught_up()
+    assert stage.inlet.texts == ["hello"]
+    assert len(stage.platform.of("kf/sync_msg")) == 1
+    assert pull.waits == [1.0, 1.0, 2.0]
+
+
+async def test_a_cursor_that_does_not_move_is_no_endless_loop(stage: Stage, begin: Begin) -> None:
+    def page(call: Call) -> dict[str, Any]:
+        return {"next_cursor": "1", "has_more": 1, "msg_list": []}
+
+    stage.platform.answers["kf/sync_msg"] = page
+    with capture_logs() as logs:
+        pull = begin()
+        await pull.until(lambda: any("does not move" in line["event"] for line in logs))
+    await asyncio.sleep(0.05)
+    assert len(stage.platform.of("kf/sync_msg")) == 2
+
+
+async def test_answers_that_make_no_sense_do_not_end_it(stage: Stage, begin: Begin) -> None:
+    pages: list[dict[str, Any]] = [
+        {"next_cursor": 7, "has_more": "yes", "msg_list": {"a": 1}},
+        {"msg_list": [None, [], 3, {"msgid": 4}, said("hello")]},
+    ]
+    stage.platform.answers["kf/sync_msg"] = lambda call: pages.pop(0)
+    pull = begin()
+    await pull.until(lambda: pull.status.state == "ok")
+    pull.wake()
+    await stage.inlet.got(1)
+    assert pull.waits == []
+
+
+async def test_a_change_of_hands_becomes_the_event_session_with_the_state_asked_for(
+    stage: Stage, begin: Begin
+) -> None:
+    stage.platform.kf_states.update({CUSTOMER: 3, "wm2": 4})
+    taken = event("session_status_change", change_type=1)
+    stage.platform.say(said("one"), taken, said("two"), event("session_status_change", "wm2"))
+    pull = begin()
+    messages = await stage.inlet.got(4)
+    assert [(item.event, item.text, item.user.id, dict(item.data)) for item in messages] == [
+        ("", "one", CUSTOMER, {}),
+        ("session", "", CUSTOMER, {"state": 3}),
+        ("", "two", CUSTOMER, {}),
+        ("session", "", "wm2", {"state": 4}),
+    ]
+    assert messages[1].delivery == taken["msgid"]
+    assert pull.talks.of(CUSTOMER).human
+    assert not pull.talks.of("wm2").human
+
+
+async def test_a_state_that_is_refused_costs_no_message_and_one_that_is_late_is_waited_for(
+    stage: Stage, begin: Begin
+) -> None:
+    def state(call: Call) -> dict[str, Any]:
+        if call.payload["external_userid"] == "wmGone":
+            raise Refusal(84061, "no such customer")
+        return {"service_state": 2}
+
+    stage.platform.answers["kf/service_state/get"] = state
+    stage.platform.refuse("kf/service_state/get", -1)
+    stage.platform.say(
+        event("session_status_change", "wmGone"), event("session_status_change"), said("hello")
+    )
+    pull = begin()
+    await stage.inlet.until(lambda: stage.inlet.texts)
+    events = [(item.user.id, item.data["state"]) for item in stage.inlet.messages if item.event == "session"]
+    assert events == [(CUSTOMER, 2)]
+    assert pull.waits == [1.0]
+
+
+async def test_a_message_of_ours_that_did_not_arrive_is_counted_and_logged(
+    stage: Stage, begin: Begin
+) -> None:
+    stage.platform.say(event("msg_send_fail", fail_msgid="m1", fail_type=10))
+    with capture_logs() as logs:
+        pull = begin()
+        await pull.caught_up()
+        await pull.until(lambda: stage.held("send_fail"))
+    told = next(line for line in logs if "not delivered" in line["event"])
+    assert (told["log_level"], told["msgid"], told["reason"]) == ("warning", "m1", 10)
+    assert stage.held("send_fail") == 1
+    assert stage.inlet.messages == []
+
+
+async def test_what_a_customer_says_or_taps_opens_the_quota_again(stage: Stage, begin: Begin) -> None:
+    pull = begin()
+    await stage.platform.called("kf/sync_msg", 1)
+    for item in (said("more"), said(text={"content": "👍", "menu_id": "vote:up:1"})):
+        talk = pull.talks.of(CUSTOMER)
+        assert [talk.may_send(f"m{number}") for number in range(6)] == [True] * 5 + [False]
+        stage.platform.say(item)
+        pull.wake()
+        await pull.caught_up()
+        assert talk.may_send("m5")
+        talk.sent.clear()
+
+
+async def test_a_page_of_a_thousand_messages_is_read_within_a_moment(stage: Stage, begin: Begin) -> None:
+    stage.platform.say(*(said(f"q{number}", f"wm{number % 50}") for number in range(1000)))
+    began = time.perf_counter()
+    begin()
+    messages: list[Message] = await stage.inlet.got(1000)
+    assert time.perf_counter() - began < 3
+    assert len(messages) == 1000
