@@ -49,7 +49,7 @@ class Channels:
         reply = reply if isinstance(reply, Reply) else Reply(reply)
         able = connector.capabilities
         text = partial(self._text, language_of(reply.text))
-        target = Target(connector.kind, connector.name, chat_id)
+        target = Target(connector.kind, connector.name, chat_id, user=chat_id)
         digest = hashlib.blake2b(f"{chat}\0{key}".encode("utf-8", "replace"), digest_size=24).hexdigest()
         parts = compose(with_sources(reply, able, text), able, target, None, digest)
         returned = await self._store.write(OutboxTable.add(parts, state=SENT if able.pull else PENDING))

@@ -52,6 +52,11 @@ class Arrival:
     silent: bool = False
     shown: str | None = None
 
+    @property
+    def untouched(self) -> bool:
+        """Whether no plugin sees it: nothing is said anyway, or it brought the process down before."""
+        return self.silent or self.refusal == "error"
+
 
 class Lane(Protocol):
     """What a turn tells the lane it runs in."""
@@ -137,7 +142,7 @@ class Turn:
         """Answer the message; whatever a handler does, the inbox row ends up done."""
         try:
             with bind_trace(self.message.trace):
-                await self._finish(self._refuse() if self._arrival.refusal else await self._answer())
+                await self._finish(self._refuse() if self._arrival.untouched else await self._answer())
         finally:
             if self._task is not None:
                 self.desk.current.pop(self._task, None)
@@ -192,7 +197,7 @@ class Turn:
         async def step(index: int, message: Message) -> Answer:
             self.message = message
             if index == len(self._program.middlewares) or message.event:
-                return await self._ask_handlers()
+                return self._refuse() if self._arrival.refusal else await self._ask_handlers()
             plan = self._program.middlewares[index]
             self.plugin = plan.handler.plugin
             call = Call(

@@ -471,6 +471,23 @@ async def test_limits_tell_how_long_to_wait(bot_tester: BotTester) -> None:
     assert (await bot_tester.private("other").say("hi")).text == "echo hi"
 
 
+@pytest.mark.parametrize("text", ["hi", "x" * 9000], ids=["one too many", "too long"])
+async def test_a_refusal_passes_the_middlewares_too(bot_tester: BotTester, text: str) -> None:
+    plugin = plugin_with(echo)
+    seen: list[str] = []
+
+    @plugin.middleware()
+    async def silence(message: Message, next: Next) -> Any:
+        seen.append(message.text)
+        return None if len(seen) > 1 else await next(message)
+
+    bot_tester.use(plugin).configure(limits={"per_user": "1/minute"})
+    user = bot_tester.private()
+    assert (await user.say("hi")).text == "echo hi"
+    assert (await user.say(text)).text == ""
+    assert seen == ["hi", text]
+
+
 async def test_a_full_queue_is_refused_before_anything_is_recorded(bot_tester: BotTester) -> None:
     gate = asyncio.Event()
     plugin = Plugin("p")

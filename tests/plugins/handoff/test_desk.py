@@ -10,7 +10,7 @@ from plugins.handoff import plugin as module
 from plugins.handoff.plugin import plugin
 from tests.plugins.handoff.desk import DeskConnector, echo
 
-STARTED, NOBODY = "正在为您转接", "没有人工客服在线"
+STARTED, NOBODY = "正在为您转接", "没有同事能接手"
 
 
 @pytest.fixture

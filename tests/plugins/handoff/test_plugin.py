@@ -14,7 +14,7 @@ from plugins.handoff.plugin import plugin
 from plugins.help.plugin import plugin as help_
 from tests.plugins.handoff.desk import echo
 
-STARTED, NOBODY, BACK = "正在为您转接", "没有人工客服在线", "我回来了"
+STARTED, NOBODY, BACK = "正在为您转接", "没有同事能接手", "我回来了"
 ROLES = {"agents": ["bot:agent"]}
 
 
