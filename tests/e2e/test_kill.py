@@ -2,81 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
 
 import aiohttp
-import pytest
 
 from tests.e2e.bot_process import BotProcess, small_config
-from tests.e2e.platforms import SECRET, TOKEN, BotApi, News, Receiver, Source
-
-CHATS = range(1, 9)
-TEXTS = ("hello", "/slow", "/stream", "hello", "hello")
-UNDER_WAY = 2
-"""How many messages of a chat are unanswered at a time."""
-SLOW = 0.1
-"""Seconds a platform may take to confirm, so that a kill often hits a call in flight."""
-kills = pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
-
-
-@pytest.fixture
-def chance() -> Random:
-    """Random moments, repeatable by the seed that a failed test shows."""
-    seed = secrets.randbits(32)
-    print(f"seed: {seed}")  # noqa: T201
-    return Random(seed)
-
-
-async def kill_under_load(
-    bot: BotProcess,
-    kills: int,
-    chance: Random,
-    news: News,
-    answers: Callable[[int], int],
-    talk: Callable[[int, int], Awaitable[None]],
-    accepted: Callable[[], int],
-) -> None:
-    """Kill and start the bot while `talk(chat, number)` goes on in all chats.
-
-    `answers` counts what came to a chat, `accepted` what the bot has confirmed. Every second kill comes
-    early: while the bot starts, takes up what the last kill left, or has just begun. The others come once
-    every chat has got something in this life, in the very moment in which the bot confirms a message.
-    """
-    enough = asyncio.Event()
-
-    async def conversation(chat: int) -> None:
-        for number in itertools.count():
-            if enough.is_set():
-                return
-            await talk(chat, number)
-
-    async def answered_everywhere() -> None:
-        before = {chat: answers(chat) for chat in CHATS}
-        await news.until(lambda: all(answers(chat) > before[chat] for chat in CHATS))
-
-    async with asyncio.TaskGroup() as conversations:
-        for chat in CHATS:
-            conversations.create_task(conversation(chat))
-        for number in range(kills):
-            if number % 2:
-                await asyncio.sleep(chance.uniform(0.2, 2.0))
-            else:
-                await bot.ready()
-                await answered_everywhere()
-                await asyncio.sleep(chance.uniform(0, 0.4))
-                before = accepted()
-                await news.until(lambda before=before: accepted() > before)
-            await bot.kill()
-            await bot.spawn()
-        await bot.ready()
-        await answered_everywhere()
-        enough.set()
+from tests.e2e.kill_load import SLOW, TEXTS, UNDER_WAY, kill_under_load, kills, whole_answer
+from tests.e2e.platforms import SECRET, TOKEN, BotApi, Receiver, Source
 
 
 @kills
@@ -143,13 +77,6 @@ async def test_telegram_loses_nothing_and_doubles_one_message_a_chat_and_kill_at
 
     for chat, said in Counter(asked.values()).items():
         assert said <= answers(chat) <= said + kills, f"chat {chat}"
-
-
-def whole_answer(text: str) -> str:
-    """What the sample plugin says to a text, once it is finished."""
-    if text.startswith("/stream "):
-        return f"{text[1:]}: " + "".join(f"piece {number} of it, " for number in range(10)) + "the end"
-    return text[1:] if text.startswith("/") else f"echo {text}"
 
 
 def is_answered(api: BotApi, text: str, chat: int) -> bool:
