@@ -89,7 +89,7 @@ async def test_a_platform_that_is_away_is_an_error_at_once(stage: Stage) -> None
 
 
 async def test_the_notice_goes_by_the_code_and_then_the_bot_is_silent(stage: Stage) -> None:
-    kf = stage.build()
+    kf = await stage.connect()
     await kf.hand_over(TARGET)
     await kf.send(part("请稍候", key="notice", delivery="m1", choices=("no menus here",)))
     (notice,) = stage.platform.of("kf/send_msg_on_event")
@@ -99,7 +99,10 @@ async def test_the_notice_goes_by_the_code_and_then_the_bot_is_silent(stage: Sta
     with pytest.raises(Undeliverable):
         await kf.send(part("chatter", key="late", delivery="m1"))
     assert stage.platform.of("kf/send_msg") == []
+    assert len(stage.platform.of("kf/send_msg_on_event")) == 1
     assert stage.held("human") == 1
+    (reminder,) = await stage.inlet.got(1)
+    assert (reminder.event, dict(reminder.data)) == ("session", {"state": 2})
 
 
 async def test_an_older_answer_does_not_use_up_the_notice(stage: Stage) -> None:

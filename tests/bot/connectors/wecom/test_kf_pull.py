@@ -224,17 +224,16 @@ async def test_a_lost_callback_is_made_up_for(
     await stage.inlet.got(1)
 
 
-async def test_a_bad_token_is_left_out(stage: Stage, begin: Begin) -> None:
-    stage.platform.say(said("hello"))
+async def test_a_bad_token_is_left_out_and_not_tried_again(stage: Stage, begin: Begin) -> None:
+    stage.platform.kf_page = 1
     pull = begin()
+    await stage.platform.called("kf/sync_msg", 1)
+    stage.platform.say(said("hello"), said("again"))
     pull.puller.wake("a token of yesterday")
-    await stage.inlet.got(1)
-    stage.platform.say(said("again"))
-    stage.platform.event_tokens.clear()
-    pull.puller.wake("another bad one")
     await stage.inlet.got(2)
+    tokens = [call.get("token") for call in stage.platform.of("kf/sync_msg")]
+    assert tokens == [None, "a token of yesterday", None, None]
     assert pull.waits == []
-    assert [call.get("token") for call in stage.platform.of("kf/sync_msg")][-2:] == ["another bad one", None]
 
 
 async def test_too_many_calls_are_followed_by_a_minute_without_any(stage: Stage, begin: Begin) -> None:
@@ -258,6 +257,10 @@ async def test_failures_are_told_and_tried_again_in_growing_pauses(stage: Stage,
     assert pull.waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert states == [("retrying", True)] * 8
     assert pull.status.detail == ""
+    stage.platform.refuse("kf/sync_msg", -1)
+    pull.wake()
+    await stage.platform.called("kf/sync_msg", 11)
+    assert pull.waits[8:] == [1.0]
 
 
 def _noting(states: list[tuple[str, bool]], pull: Pull, sleep: Callable[[float], Any]) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from bot.compose import compose
 from bot.connectors.wecom.kf_messages import read
+from bot.connectors.wecom.kf_talks import Talks
 from bot.errors import ConnectorError, Undeliverable
 from bot.reply import Attachment, Outgoing, Reply
 from tests.bot.connectors.wecom.kf_platform import CUSTOMER, Stage, part, said, staged
@@ -117,6 +118,26 @@ async def test_a_refused_message_is_not_counted_one_without_an_answer_is(stage: 
         await kf.send(part(key=f"k{number}"))
     with pytest.raises(Undeliverable):
         await kf.send(part(key="k4"))
+
+
+async def test_the_last_of_five_may_be_tried_again(stage: Stage) -> None:
+    kf = stage.build()
+    for number in range(4):
+        await kf.send(part(key=f"k{number}"))
+    stage.platform.cut(SEND)
+    with pytest.raises(ConnectorError):
+        await kf.send(part(key="k4"))
+    await kf.send(part(key="k4"))
+    assert len(stage.platform.delivered) == 5
+
+
+def test_memory_is_bounded_whoever_was_quiet_for_longest_is_forgotten() -> None:
+    talks = Talks(capacity=2)
+    first, second = talks.of("a"), talks.of("b")
+    assert talks.of("a") is first
+    talks.of("c")
+    assert talks.of("a") is first
+    assert talks.of("b") is not second
 
 
 async def test_a_quota_used_up_before_a_restart_is_told_by_the_platform(stage: Stage) -> None:
