@@ -34,7 +34,10 @@ CRYPTO = Crypto("tok", KEY, "")
 HERE = "/wecom-aibot/robot"
 METHOD = "aibot/response"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(9)
+PROMPT = Patience(quick=5.0, welcome=5.0, gone=5.0)
+"""For answers that are there at once, however slow the machine is."""
 QUICK = Patience(quick=0.15, welcome=0.3, gone=0.3)
+"""For answers that come later, or that nobody fetches."""
 WAIT = 5.0
 names = (f"m-{number}" for number in itertools.count())
 Stream = dict[str, Any]
@@ -96,6 +99,15 @@ class WeCom:
         assert stream["id"] == name
         return stream
 
+    async def shows(self, stream: Stream, content: str) -> Stream:
+        """The unfinished stream once it shows this."""
+        async with asyncio.timeout(WAIT):
+            while stream["content"] != content:
+                assert not stream["finish"]
+                await asyncio.sleep(0.03)
+                stream = await self.refresh(stream["id"])
+        return stream
+
     async def follow(self, stream: Stream) -> Stream:
         """The stream once it is finished."""
         async with asyncio.timeout(WAIT):
@@ -138,7 +150,7 @@ class Robot:
 Serve = Callable[..., Awaitable[Robot]]
 
 
-def connector_of(api_base: str, metrics: Metrics, patience: Patience = QUICK, **settings: Any) -> Aibot:
+def connector_of(api_base: str, metrics: Metrics, patience: Patience = PROMPT, **settings: Any) -> Aibot:
     entry = {"name": "robot", "token": "tok", "aes_key": KEY, "robot_name": "RobotA", "api_base": api_base}
     return Aibot(
         WecomAibotSettings(**(entry | settings)),
@@ -172,7 +184,7 @@ async def serving(folder: Path, api_base: str, qyapi: FakeQyApi) -> AsyncIterato
     apps: list[App] = []
     once_only(qyapi)
 
-    async def start(plugin: Plugin, patience: Patience = QUICK, **settings: Any) -> Robot:
+    async def start(plugin: Plugin, patience: Patience = PROMPT, **settings: Any) -> Robot:
         data = {
             "server": {"port": 0},
             "store": {"url": f"sqlite+aiosqlite:///{folder / 'bot.db'}"},

@@ -35,7 +35,7 @@ async def test_an_answer_goes_to_the_response_url_once_wecom_asks_no_more(
     serve: Serve, qyapi: FakeQyApi
 ) -> None:
     plugin, gate = held(Reply("late **answer**", feedback=True, markdown=True))
-    robot = await serve(plugin)
+    robot = await serve(plugin, QUICK)
     first = await robot.wecom.ask()
     assert "feedback" in first, "thumbs are offered once"
     await asyncio.sleep(QUICK.gone)
@@ -50,11 +50,12 @@ async def test_an_answer_that_could_not_be_written_goes_to_the_response_url(
     serve: Serve, qyapi: FakeQyApi
 ) -> None:
     plugin, gate = held()
-    robot = await serve(plugin, replace(QUICK, quick=1.0))
+    robot = await serve(plugin, replace(QUICK, quick=5.0))
     asking = asyncio.create_task(robot.wecom.ask())
-    await asyncio.sleep(0.1)
+    while not robot.app.dispatch.lanes:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
     asking.cancel()
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.3)
     gate.set()
     assert await robot.outcome() == {"sent": 1}
     assert posted(qyapi) == ["late answer"]
@@ -114,7 +115,7 @@ async def test_the_second_piece_of_a_long_answer_goes_to_the_response_url_and_th
 @pytest.mark.parametrize("code", [40058, 93000, 123456])
 async def test_a_refused_answer_is_lost_in_the_open(serve: Serve, qyapi: FakeQyApi, code: int) -> None:
     plugin, gate = held()
-    robot = await serve(plugin)
+    robot = await serve(plugin, QUICK)
     await robot.wecom.ask()
     qyapi.refuse(METHOD, code)
     gate.set()
@@ -126,7 +127,7 @@ async def test_a_refused_answer_is_lost_in_the_open(serve: Serve, qyapi: FakeQyA
 
 async def test_an_outage_is_waited_for(serve: Serve, qyapi: FakeQyApi) -> None:
     plugin, gate = held()
-    robot = await serve(plugin)
+    robot = await serve(plugin, QUICK)
     await robot.wecom.ask()
     qyapi.refuse(METHOD, -1)
     gate.set()
@@ -139,7 +140,7 @@ async def test_an_outage_is_waited_for(serve: Serve, qyapi: FakeQyApi) -> None:
 
 async def test_a_response_url_outside_api_base_is_never_called(serve: Serve) -> None:
     plugin, gate = held()
-    robot = await serve(plugin)
+    robot = await serve(plugin, QUICK)
     elsewhere, calls = web.Application(), list[str]()
 
     async def note(request: web.Request) -> web.Response:
@@ -158,7 +159,7 @@ async def test_a_response_url_outside_api_base_is_never_called(serve: Serve) -> 
 async def test_what_a_chat_cannot_be_shown_now_is_not_lost(
     serve: Serve, qyapi: FakeQyApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LIMITS", (Limit(1, 1.0),))
+    monkeypatch.setattr(module, "LIMITS", (Limit(1, 1.5),))
     robot = await serve(echo()[0])
     with capture_logs() as logs:
         assert (await robot.wecom.ask("one"))["content"] == "echo one"
@@ -196,11 +197,10 @@ async def test_after_a_restart_a_stream_goes_on_with_the_answer_to_its_message(
         await gate.wait()
         return "42"
 
-    before = await serve(plugin)
-    first = await before.wecom.ask()
-    assert (first["finish"], first["content"]) == (False, "One moment.")
+    before = await serve(plugin, QUICK)
+    first = await before.wecom.shows(await before.wecom.ask(), "One moment.")
     await before.app.stop()
-    after = await serve(plugin, replace(QUICK, quick=1.0))
+    after = await serve(plugin, replace(QUICK, quick=5.0))
     await asyncio.sleep(QUICK.gone + 0.1)
     asking = asyncio.create_task(after.wecom.refresh(first["id"]))
     await asyncio.sleep(0.2)
@@ -237,7 +237,7 @@ async def test_an_answer_that_was_not_fetched_before_a_restart_is_after(
 
 async def test_a_stopping_bot_finishes_its_streams_and_begins_none(serve: Serve) -> None:
     plugin, gate = held()
-    robot = await serve(plugin)
+    robot = await serve(plugin, QUICK)
     first = await robot.wecom.ask()
     await robot.connector.stop()
     assert (await robot.wecom.post(robot.wecom.message()))[0] == 503
