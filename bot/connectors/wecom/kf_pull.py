@@ -29,6 +29,8 @@ FIRST_LOOK = 300.0
 ANSWERABLE = 48 * 3600.0
 TOKEN_VALID = 540.0  # 10 min, less what a slow page takes
 MAX_WAIT = 60.0
+LEAST_WAIT = 5.0
+"""Seconds of a longer wait that no call cuts short."""
 PAGE = 1000
 PAGE_TIMEOUT = 30.0
 BAD_TOKEN = 95007
@@ -80,12 +82,12 @@ class Puller:
             try:
                 await self._pull(inlet)
             except ConnectorError as error:
-                await self._sleep(self._failed(error.problem, error.retry_after))
+                await self._pause(self._failed(error.problem), error.retry_after)
             except StoreError as error:
-                await self._sleep(self._failed(f"the store: {error}"))
+                await self._pause(self._failed(f"the store: {error}"))
             except Exception as error:
                 log.exception("pulling failed", bot=self._name)
-                await self._sleep(self._failed(type(error).__name__))
+                await self._pause(self._failed(type(error).__name__))
             else:
                 await self._wait()
 
@@ -94,6 +96,20 @@ class Puller:
             await asyncio.wait_for(self._woken.wait(), PULL_EVERY)
         except TimeoutError:
             log.debug("nobody called, pulling all the same", bot=self._name)
+
+    async def _pause(self, seconds: float, retry_after: float | None = None) -> None:
+        """Wait after a failure; a call shows that the platform is there again and ends a long wait."""
+        if retry_after or seconds <= LEAST_WAIT:
+            await self._sleep(max(seconds, retry_after or 0.0))
+            return
+        await self._sleep(LEAST_WAIT)
+        ends = [self._woken.wait(), self._sleep(seconds - LEAST_WAIT)]
+        tasks = [asyncio.ensure_future(end) for end in ends]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _pull(self, inlet: Inlet) -> None:
         """Fetch and commit until there is no more."""
@@ -209,11 +225,11 @@ class Puller:
         self._status.state, self._status.detail = "ok", ""
         self._failures = 0
 
-    def _failed(self, problem: str, retry_after: float | None = None) -> float:
+    def _failed(self, problem: str) -> float:
         """Note a failure; returns the seconds until the next try."""
         if self._status.detail != problem:
             log.warning("cannot pull messages", kind=KIND, bot=self._name, problem=problem)
         self._status.state, self._status.detail = "retrying", problem
         wait = min(2.0**self._failures, MAX_WAIT)
         self._failures = min(self._failures + 1, 10)
-        return max(wait, retry_after or 0.0)
+        return wait

@@ -254,13 +254,29 @@ async def test_failures_are_told_and_tried_again_in_growing_pauses(stage: Stage,
     take._sleep = _noting(states, pull, note)
     await stage.inlet.got(1)
     await pull.until(lambda: pull.status.state == "ok")
-    assert pull.waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
-    assert states == [("retrying", True)] * 8
+    assert pull.waits == [1.0, 2.0, 4.0, 5.0, 3.0, 5.0, 11.0, 5.0, 27.0, 5.0, 55.0, 5.0, 55.0]
+    assert states == [("retrying", True)] * 13
     assert pull.status.detail == ""
     stage.platform.refuse("kf/sync_msg", -1)
     pull.wake()
     await stage.platform.called("kf/sync_msg", 11)
-    assert pull.waits[8:] == [1.0]
+    assert pull.waits[13:] == [1.0]
+
+
+async def test_a_call_ends_a_long_wait(stage: Stage, begin: Begin) -> None:
+    stage.platform.refuse("kf/sync_msg", -1, times=4)
+    stage.platform.say(said("hello"))
+    pull = begin()
+
+    async def sleep(seconds: float) -> None:
+        pull.waits.append(seconds)
+        await asyncio.sleep(0 if seconds != 3.0 else 60)
+
+    pull.puller._sleep = sleep
+    await pull.until(lambda: pull.waits == [1.0, 2.0, 4.0, 5.0, 3.0])
+    assert stage.inlet.messages == []
+    pull.wake()
+    await stage.inlet.got(1)
 
 
 def _noting(states: list[tuple[str, bool]], pull: Pull, sleep: Callable[[float], Any]) -> Callable[..., Any]:
