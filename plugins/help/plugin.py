@@ -1,4 +1,4 @@
-"""/help and /start, and an answer to "hello" and "thanks": what a talk needs beside questions."""
+"""/help and /start, a greeting, an answer to "hello" and "thanks": what a talk needs beside questions."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ async def start(session: Session, chat: Chat) -> str:
     """The greeting."""
     greeting = session.text("start")
     return f"{greeting}\n{session.text('help_group')}" if chat.group else greeting
+
+
+@plugin.event("entered")
+async def greet(session: Session) -> str:
+    """A greeting for who has just opened a talk with the bot."""
+    return session.text("start")
 
 
 @plugin.message(to_me, priority=75)

@@ -118,3 +118,8 @@ async def test_a_known_command_that_answers_nothing_is_not_called_unknown(bot_te
 
     said = (await bot_tester.use(help_).use(quiet).private().say("/hush now")).text
     assert "/hush" not in said
+
+
+async def test_who_opens_a_talk_is_greeted(bot_tester: BotTester) -> None:
+    said = await bot_tester.use(help_).private().do("entered")
+    assert said.text.startswith("您好，我是智能客服")

@@ -45,7 +45,7 @@ class Ignored:
 
 def answered_by(message: Message) -> Literal["stream", "text", ""]:
     """What the response to a message's callback may hold: "" is nothing [101031]."""
-    if message.event == "joined":
+    if message.event == "entered":
         return "text"
     return "" if message.event or "event_key" in message.data else "stream"
 
@@ -126,7 +126,7 @@ class Reader:
         content = mapping(event.get(kind))
         match kind:
             case "enter_chat":
-                return Message(**sender, text="", event="joined")
+                return Message(**sender, text="", event="entered")
             case "feedback_event":
                 data = _feedback(content)
                 return Message(**sender, text="", event="feedback", data=data) if data else _NO_VOTE

@@ -19,7 +19,7 @@ _MEDIA: Mapping[str, Literal["image", "voice", "video", "file"]] = {
     "video": "video",
     "file": "file",
 }
-_MEMBERSHIP = {"subscribe": "joined", "unsubscribe": "left"}
+_MEMBERSHIP = {"subscribe": "entered", "unsubscribe": "left"}
 
 
 @dataclass(frozen=True, slots=True)

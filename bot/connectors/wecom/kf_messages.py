@@ -117,7 +117,7 @@ def _happened(
                 return None  # came back within the talk: the platform wants no welcome then
             data = {key: string(event.get(key)) for key in ("scene", "scene_param")}
             blank = message(name, customer, delivery, at)
-            return replace(blank, event="joined", data=data, return_path=WELCOME + clean_text(code))
+            return replace(blank, event="entered", data=data, return_path=WELCOME + clean_text(code))
         case "session_status_change":
             return StateChange(customer, delivery, at)
         case "msg_send_fail":

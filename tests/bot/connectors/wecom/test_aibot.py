@@ -239,7 +239,7 @@ async def test_a_question_is_answered_in_the_next_stream_and_its_end_by_the_resp
 def greeter() -> tuple[Plugin, list[Message]]:
     plugin, seen = Plugin("greeter"), list[Message]()
 
-    @plugin.event("joined")
+    @plugin.event("entered")
     async def greet(message: Message) -> str:
         return "Welcome!"
 

@@ -160,7 +160,7 @@ def test_a_refresh_names_its_stream() -> None:
 
 def test_entering_a_chat() -> None:
     entered = message(event("enter_chat"))
-    assert (entered.event, entered.time, answered_by(entered)) == ("joined", 1_700_000_000.0, "text")
+    assert (entered.event, entered.time, answered_by(entered)) == ("entered", 1_700_000_000.0, "text")
 
 
 @pytest.mark.parametrize(("kind", "vote"), [(1, "up"), (2, "down")])

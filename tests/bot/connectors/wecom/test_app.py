@@ -64,7 +64,7 @@ def echo() -> tuple[Plugin, list[Message]]:
         seen.append(message)
         return f"echo {message.text}"
 
-    @plugin.event("joined")
+    @plugin.event("entered")
     async def greet(message: Message) -> str:
         seen.append(message)
         return "welcome"
@@ -114,7 +114,7 @@ async def test_copies_are_answered_once(serve: Serve, qyapi: FakeQyApi) -> None:
         replies.append(await here.wecom.post(message))
         assert replies == [(200, {})] * 6
     await here.bot.stop()
-    assert [(message.text, message.event) for message in seen] == [("hi", ""), ("", "joined")]
+    assert [(message.text, message.event) for message in seen] == [("hi", ""), ("", "entered")]
     assert len(qyapi.of("message/send")) == 2
 
 

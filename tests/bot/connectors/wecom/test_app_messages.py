@@ -81,7 +81,7 @@ def test_media_are_segments_without_a_text(changes: dict[str, str], segment: Seg
     assert (item.text, item.segments) == ("", (segment,))
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("subscribe", "joined"), ("unsubscribe", "left")])
+@pytest.mark.parametrize(("name", "wanted"), [("subscribe", "entered"), ("unsubscribe", "left")])
 def test_membership_is_an_event(name: str, wanted: str) -> None:
     assert message(event(name)).event == wanted
 

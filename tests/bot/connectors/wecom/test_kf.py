@@ -196,8 +196,8 @@ def shop() -> Plugin:
     async def session(message: Message) -> None:
         (away.add if message.data["state"] in (2, 3) else away.discard)(message.user.id)
 
-    @plugin.event("joined")
-    async def joined() -> str:
+    @plugin.event("entered")
+    async def entered() -> str:
         return "welcome"
 
     return plugin

@@ -127,9 +127,9 @@ def test_what_is_not_known_yet_is_still_a_message_to_be_answered() -> None:
     assert (message.text, message.segments, message.event) == ("", (), "")
 
 
-def test_who_enters_and_may_be_welcomed_has_joined() -> None:
+def test_who_enters_and_may_be_welcomed_has_entered() -> None:
     message = meant(event("enter_session", welcome_code="CODE", scene="shop", scene_param="a=1"))
-    assert (message.event, message.return_path) == ("joined", "welcome:CODE")
+    assert (message.event, message.return_path) == ("entered", "welcome:CODE")
     assert message.data == {"scene": "shop", "scene_param": "a=1"}
     assert message.chat.id == CUSTOMER
 
