@@ -190,7 +190,7 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Acknowledgements."""
-        found, self._rest = _split(self._rest + data)
+        found, self._rest = whole_messages(self._rest + data)
         for head, _ in found:
             message_id, sent = self.waiting.popleft()
             self._load.acknowledged(message_id, sent, int(head[9:12]))
@@ -220,13 +220,13 @@ class _Inbound(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Replies."""
-        found, self._rest = _split(self._rest + data)
+        found, self._rest = whole_messages(self._rest + data)
         for _, body in found:
             self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             self._receiver.on_reply(json.loads(body))
 
 
-def _split(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def whole_messages(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """(head, body) of each whole HTTP message with a Content-Length, and what is left."""
     found = []
     while (end := data.find(b"\r\n\r\n")) >= 0:

@@ -39,6 +39,16 @@ def test_distinct_users() -> None:
     assert [sample["users"] for sample in run("bench_start.py", "--only-users", "1000")] == [500, 1000]
 
 
+def test_wecoms_callbacks(tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    printed(
+        "bench_wecom.py", "--called", "gate alone", "--seconds", "0", "--bursts", "1", "--json", str(file)
+    )
+    results = json.loads(file.read_text(encoding="utf-8"))
+    assert [(row["acknowledged"], row["refused"]) for row in results["rows"]] == [(1000, 0), (200, 0)]
+    assert [item["met"] for item in results["targets"] if "gettoken" in item["target"]] == ["yes"]
+
+
 def test_formats_of_weights(tmp_path: Path) -> None:
     file = tmp_path / "table.json"
     printed("quantization_table.py", "--quick", "--json", str(file))
