@@ -56,12 +56,24 @@ class DataError(BotError):
 
 
 class ConnectorError(BotError):
-    """A platform refused or could not be reached; `retry_after` (seconds) when trying again makes sense."""
+    """A platform refused or could not be reached; `retry_after` (seconds) when trying again makes sense.
 
-    def __init__(self, problem: str, *, retry_after: float | None = None, code: int | None = None) -> None:
+    `patience`: seconds of failing like this after which it is given up, where trying for as long as the
+    platform's `give_up_after` would do harm: it may have been delivered all the same, or never will be.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        retry_after: float | None = None,
+        code: int | None = None,
+        patience: float | None = None,
+    ) -> None:
         self.problem = problem
         self.retry_after = retry_after
         self.code = code
+        self.patience = patience
         super().__init__(problem)
 
 

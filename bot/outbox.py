@@ -115,19 +115,25 @@ class Outbox:
         """Send until it is settled; False when the bot stops first."""
         schedule = connector.capabilities.retry_schedule
         attempt = 0
+        doubted_since: float | None = None
         while not self._closing.is_set():
+            patience = None
             try:
                 platform_id = await connector.send(part)
             except Undeliverable as error:
                 return await self._settle(connector, part, error=error.problem)
             except ConnectorError as error:
-                delay, problem = error.retry_after, error.problem
+                delay, problem, patience = error.retry_after, error.problem, error.patience
             except Exception as error:
                 log.exception("send failed", connector=connector.kind, bot=connector.name, outbox=part.id)
                 delay, problem = None, type(error).__name__
             else:
                 return await self._settle(connector, part, platform_id=platform_id)
-            if time.time() - created_at > connector.capabilities.give_up_after:
+            too_old = time.time() - created_at > connector.capabilities.give_up_after
+            if patience is not None:
+                doubted_since = doubted_since or time.monotonic()
+                too_old = too_old or time.monotonic() - doubted_since >= patience
+            if too_old:
                 return await self._settle(connector, part, error=f"given up: {problem}")
             self._metrics.sends.labels(connector.name, Sent.RETRIED).inc()
             if delay is None:
