@@ -20,11 +20,14 @@ class Doubtful(FakeConnector):
         self.capabilities = Capabilities()
         self.tries = 0
         self.arrived = asyncio.Event()
+        self.often = asyncio.Event()
         self._patience = patience
 
     async def send(self, outgoing: Outgoing) -> str | None:
         if "lost" in outgoing.text:
             self.tries += 1
+            if self.tries == 20:
+                self.often.set()
             raise ConnectorError("no answer in time", retry_after=0.02, patience=self._patience)
         self.arrived.set()
         return await super().send(outgoing)
@@ -58,6 +61,5 @@ async def test_without_a_patience_the_order_is_kept_however_long_it_takes(
     user = bot_tester.private()
     await user.say("lost")
     await user.say("found")
-    while patient.tries < 20:
-        await asyncio.sleep(0.01)
+    await asyncio.wait_for(patient.often.wait(), 30)
     assert patient.sent == []
