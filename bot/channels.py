@@ -9,7 +9,7 @@ from functools import partial
 from bot.catalogue import Catalogue, language_of
 from bot.compose import compose, target_of, with_sources
 from bot.connectors.base import Connector, HumanDesk, MediaSource
-from bot.errors import ConnectorError
+from bot.errors import ConnectorError, Undeliverable
 from bot.message import Message, Segment
 from bot.outbox import Outbox, numbered
 from bot.reply import Reply, Target
@@ -40,12 +40,12 @@ class Channels:
         """Send to a chat (`connector:chat_id`) without being asked; durable once this returns.
 
         `key` names this very message: said again with the same key, nothing is sent and False returned.
-        Raises ConnectorError where no connector has that name, and StoreError.
+        Raises Undeliverable where no connector has that name, and StoreError.
         """
         name, _, chat_id = chat.partition(":")
         connector = next((item for item in self._connectors.values() if item.name == name), None)
         if connector is None:
-            raise ConnectorError(f"no connector is named {name!r}")
+            raise Undeliverable(f"no connector is named {name!r}")
         reply = reply if isinstance(reply, Reply) else Reply(reply)
         able = connector.capabilities
         text = partial(self._text, language_of(reply.text))
@@ -66,17 +66,15 @@ class Channels:
 
     async def hand_over(self, message: Message) -> None:
         """Move the talk of a message to the platform's desk. Raises ConnectorError."""
-        connector = self._connector(message)
-        if not isinstance(connector, HumanDesk):
-            raise ConnectorError(f"{message.connector} has no desk of its own")
-        await connector.hand_over(target_of(message))
+        await self._desk(message.connector, message.bot).hand_over(target_of(message))
 
     async def take_back(self, connector: str, bot: str, chat: str) -> None:
         """Move a talk back from the platform's desk, as far as it lets. Raises ConnectorError."""
-        desk = self._connectors.get((connector, bot))
-        if not isinstance(desk, HumanDesk):
-            raise ConnectorError(f"{connector} has no desk of its own")
-        await desk.take_back(Target(connector, bot, chat))
+        await self._desk(connector, bot).take_back(Target(connector, bot, chat))
+
+    async def with_people(self, connector: str, bot: str, chat: str) -> bool:
+        """Whether people have a talk at the platform's desk, or it waits for them. Raises ConnectorError."""
+        return await self._desk(connector, bot).with_people(Target(connector, bot, chat))
 
     async def fetch(self, message: Message, segment: Segment, *, limit: int = MAX_MEDIUM) -> bytes:
         """The bytes of a medium in a message. Raises ConnectorError, also over `limit` bytes."""
@@ -84,6 +82,13 @@ class Channels:
         if not isinstance(connector, MediaSource):
             raise ConnectorError(f"{message.connector} gives no media")
         return await connector.fetch(segment, limit)
+
+    def _desk(self, connector: str, bot: str) -> HumanDesk:
+        """The desk of a bot's platform. Raises Undeliverable: there is none, however often one asks."""
+        desk = self._connectors.get((connector, bot))
+        if not isinstance(desk, HumanDesk):
+            raise Undeliverable(f"{connector}/{bot} has no desk of its own")
+        return desk
 
     def _connector(self, message: Message) -> Connector | None:
         return self._connectors.get((message.connector, message.bot))

@@ -154,6 +154,10 @@ class HumanDesk(Protocol):
         """Move a conversation back from people, as far as the platform lets. Raises ConnectorError."""
         ...
 
+    async def with_people(self, target: Target) -> bool:
+        """Whether people have a conversation now, or it waits for them. Raises ConnectorError."""
+        ...
+
 
 @runtime_checkable
 class MediaSource(Protocol):
