@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from xml.parsers.expat import ErrorString
-
-from defusedxml.ElementTree import DefusedXMLParser, ParseError
+from xml.parsers.expat import ErrorString, ExpatError, ParserCreate
 
 from bot.errors import BotError
 
@@ -33,16 +31,22 @@ def parse(data: bytes) -> dict[str, str]:
     and people paste all the same, are left out. Raises BadXml.
     """
     fields = _Fields()
-    parser = DefusedXMLParser(target=fields, encoding="utf-8", forbid_dtd=True)
+    # Every callback is read twice: with handlers of its own, expat takes a third of the time of a tree.
+    parser = ParserCreate(encoding="utf-8", namespace_separator=" ")
+    parser.buffer_text = True
+    parser.StartElementHandler = fields.start
+    parser.EndElementHandler = fields.end
+    parser.CharacterDataHandler = fields.data
+    parser.StartDoctypeDeclHandler = _refuse  # before anything in it is read: no entity is ever known
     try:
-        parser.feed(data.translate(None, _CONTROLS))
-        parser.close()
-    except ParseError as error:
-        line, column = error.position
-        raise BadXml(f"{ErrorString(error.code)} at line {line}, column {column}") from None
-    except ValueError:  # what defusedxml raises
-        raise BadXml("document types and entities are refused") from None
+        parser.Parse(data.translate(None, _CONTROLS), True)
+    except ExpatError as error:
+        raise BadXml(f"{ErrorString(error.code)} at line {error.lineno}, column {error.offset}") from None
     return fields.found
+
+
+def _refuse(*_: object) -> None:
+    raise BadXml("document types and entities are refused")
 
 
 def build(fields: Mapping[str, str | int]) -> bytes:
