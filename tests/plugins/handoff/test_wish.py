@@ -38,7 +38,8 @@ ASKS_ZH = """
 直接转人工吧 | 那就转人工 | 好吧转人工 | 还是人工吧 | 我要人工客服，不要机器人 | 需要人工帮助 | 需要人工协助
 我需要联系客服 | 转人工服务台 | 申请人工服务 | 请求人工介入 | 要求人工介入 | 人工介入
 我的问题你解决不了，请转人工 | 转接客服人员 | 为什么转不了人工 | 怎么转不到人工 | 转人工啊啊啊 | wo要转人工
-我要投诉，转人工
+我要投诉，转人工 | 请问人工客服在吗 | 进入人工服务 | 怎么没有转人工 | 还没转人工？ | 不转人工就投诉 | 人工处理
+在线客服 | 客服在吗 | 找经理 | 换个人来帮我 | 叫你们经理来 | 不要再跟机器人聊
 """
 ASKS_EN = """
 human | Human please | HUMAN!!! | agent | Agent please | real person | a real person please | representative
@@ -65,6 +66,8 @@ is there anyone I can speak to? | is there a human I could talk to | contact sup
 I want customer service | can someone from support call me | please have an agent call me
 please let a human answer | switch to human | switch to a live agent | agent!! | speak with customer care
 I demand to speak with a human being | I need live support | let me chat with support | call an agent
+could you please transfer me | human agent needed | escalate | Please escalate this | can someone human reply
+can't you connect me to a person? | get me a person to talk to
 """
 OTHER_ZH = """
 人工智能是什么 | 人工费多少 | 不用转人工 | 不要转人工 | 别给我转人工 | 不需要人工客服 | 先不转人工
@@ -90,7 +93,9 @@ OTHER_ZH = """
 有人工服务费吗 | 来个优惠券 | 给我个折扣 | 给我发票 | 要多久到 | 让快递员送上门 | 换个颜色 | 换人工皮的
 我是人工智能专业的学生 | 机器人可以退货吗 | 不想要机器人吸尘器了 | 别给我推送ai广告 | 机器人教程
 不要送货上门 | 家里有人才送 | 找人代付 | 找人帮忙签收行吗 | 叫个人签收可以吗 | 让人代取 | 你好 | 谢谢 | 人呢
-接电话 | 我还不想转人工 | 我不要机器人玩具
+接电话 | 我还不想转人工 | 我不要机器人玩具 | 叫人来取件 | 派人来安装 | 派个人来修 | 能派人来修吗 | 让人来收货
+叫个人来取 | 换人来收 | 接到客服的电话 | 跟客服聊过了 | 转人工客服需要什么条件 | 不要机器人 | 我还没转人工呢
+不转人工就算了 | 客服你好 | 产品经理是谁
 """
 OTHER_EN = """
 is this agent a bot | are you a human? | are you a real person | am I talking to a real person?
@@ -119,7 +124,8 @@ the operator of the crane | human rights | person on the box looks weird | gift 
 how many people work here | can I give it to someone | send to another person
 can I send it to a person abroad | someone stole my parcel | I want to send someone a gift
 need a tent for two people | I need people counters | does a person need to sign | my agent number is 5
-support the team | thank you
+support the team | thank you | can someone call me about my order | send a person to fix it
+I can't reach the support | how to contact support | I need a person to fix my washing machine
 """
 
 
@@ -155,8 +161,27 @@ def test_further_words_ask_for_a_person_too() -> None:
     assert wish("call AUNTIE", ["阿姨", "Auntie"])
 
 
-@pytest.mark.parametrize("piece", ["人工", "要", "不想", "你们的", "talk to a ", "real ", "don't want to "])
-def test_a_long_message_is_read_in_linear_time(piece: str) -> None:
+def test_of_a_long_message_both_ends_are_read() -> None:
+    assert wish("转人工。" + "退款一直不到账。" * 1000)
+    assert wish("退款一直不到账。" * 1000 + "我要转人工")
+
+
+PIECES_ZH = """
+人工 | 要 | 不想 | 你们的 | 您们的 | 一下 | 一个 | 一位 | 那个 | 的 | 个 | 转 | 转接 | 不要 | 别再 | 让我 | 没有
+还没 | 怎么没 | 人工在线客服人员 | 直接 | 一直直接 | 着急着 | 请问 | 在线 | 客服 | 机器人
+跟 | 找你们的 | 叫个 | 不转 | 是不是 | 已经 | 昨天找 | 急着急 | 我在跟
+"""
+PIECES_EN = """
+talk to a | real | don't want to | human | customer service | support | connect me | through | please | not | hi
+an agent | stupid | get me | can someone | want a | do not | one of your | there | someone real | escalate
+transfer me | a
+"""
+
+
+@pytest.mark.parametrize("before", ["", "转", "不想", "找", "talk to ", "connect ", "i want ", "don't "])
+@pytest.mark.parametrize("piece", [*phrases(PIECES_ZH), *(f"{piece} " for piece in phrases(PIECES_EN))])
+def test_a_long_message_is_read_in_linear_time(before: str, piece: str) -> None:
     began = time.process_time()
-    wish(piece * (8000 // len(piece)))
+    for length in (30, 990, 8000):
+        wish(before + piece * (length // len(piece)) + "货")
     assert time.process_time() - began < 0.5
