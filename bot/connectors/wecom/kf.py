@@ -142,6 +142,10 @@ class Kf:
         """
         await self._desk.take_back(target)
 
+    async def with_people(self, target: Target) -> bool:
+        """Whether a member has a conversation, or it waits for one; see `HumanDesk.with_people`."""
+        return await self._desk.is_human(target.chat)
+
     async def fetch(self, segment: Segment, limit: int) -> bytes:
         """See `MediaSource.fetch`."""
         return await self._api.download(segment.ref, limit)

@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 BOT, WAITING, HUMAN, ENDED = 1, 2, 3, 4
 NO_TRANSITION = 95016
 BUSY = -1
+UNSURE = 600.0
+"""Seconds for which is tried what nobody knows the outcome of: a customer's other answers wait behind it."""
 
 
 def refused(error: ApiError) -> bool:
@@ -42,7 +44,7 @@ class Desk:
         place = {"open_kfid": self._kf_id, "external_userid": customer}
         state = integer((await self._api.post("kf/service_state/get", place)).get("service_state"))
         if state is None:
-            raise ConnectorError("kf/service_state/get: the answer has no service_state")
+            raise ConnectorError("kf/service_state/get: the answer has no service_state", patience=UNSURE)
         self._talks.of(customer).human = state in (WAITING, HUMAN)
         return state
 

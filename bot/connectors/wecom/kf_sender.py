@@ -10,12 +10,12 @@ import structlog
 
 from bot.connectors.fields import string
 from bot.connectors.wecom.api import ApiError, QyApi
-from bot.connectors.wecom.kf_desk import Desk, refused
+from bot.connectors.wecom.kf_desk import BUSY, UNSURE, Desk, refused
 from bot.connectors.wecom.kf_menu import MAX_HEAD, buttons, menu
 from bot.connectors.wecom.kf_messages import WELCOME
 from bot.connectors.wecom.kf_talks import QUOTA, Talk, Talks
 from bot.connectors.wecom.markdown import plain
-from bot.errors import Undeliverable
+from bot.errors import ConnectorError, Undeliverable
 from bot.message import clean_text
 from bot.metrics import Metrics
 from bot.render import measure
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 MAX_TEXT = 2048
 """Bytes of a text [connectors.md 5]."""
 OVER_QUOTA = 95001
+USED_CODE = 95017
 NOT_OURS = frozenset({95013, 95018})
 """The conversation has ended, or is in a state in which the bot may not write."""
 
@@ -76,7 +77,7 @@ class Sender:
             else:
                 talk.spend()
                 return told
-        if talk.human and await self._desk.is_human(target.chat):
+        if talk.human and await self._with_people(target.chat):
             self._held("human")
             self._lost(target.chat, message_key(outgoing.key))
             raise Undeliverable("the conversation is with a human, the bot may not write")
@@ -85,13 +86,26 @@ class Sender:
         for number, content in enumerate(contents[1:], start=1):
             try:
                 await self._send(outgoing, talk, content, message_key(f"{outgoing.key}/{number}"))
-            except Undeliverable as error:
+            except ConnectorError as error:
+                if error.patience is None and not isinstance(error, Undeliverable):
+                    raise
                 log.warning("the menu of an answer is left out", bot=self._name, problem=error.problem)
         return first
 
+    async def _with_people(self, customer: str) -> bool:
+        try:
+            return await self._desk.is_human(customer)
+        except ApiError as error:
+            raise _judged(error) from None
+
     async def _send(self, outgoing: Outgoing, talk: Talk, content: Mapping[str, Any], msgid: str) -> str:
-        """Send one message; the platform takes it once, however often it is tried."""
-        if talk.sent.get(msgid):
+        """Send one message, which the customer is shown once, however often it is tried.
+
+        A msgid that was used before is refused, the documentation says (path/94677), though not by which
+        errcode. One that is not known may mean that: where a try broke off it does, and after a start who
+        knows, since an earlier process may have sent it.
+        """
+        if talk.delivered(msgid):
             return msgid
         if not talk.may_send(msgid):
             self._held("quota")
@@ -101,27 +115,36 @@ class Sender:
         try:
             answer = await self._api.post("kf/send_msg", {**place, **content})
         except ApiError as error:
+            if _unlisted(error) and talk.delivered(msgid) is not None:
+                log.warning("a message was refused that seems to be there", problem=error.problem)
+                talk.note(msgid, delivered=True)
+                return msgid
+            if _unclear(error):
+                talk.note(msgid, delivered=False)
             if error.code is not None:
-                talk.sent.pop(msgid, None)
+                talk.sent.discard(msgid)
             if error.code == OVER_QUOTA:
                 self._held("quota")
             if error.code in NOT_OURS:
                 self._held("state")
                 self._lost(customer, msgid)
-            if error.permanent:
-                raise Undeliverable(error.problem, code=error.code) from None
-            raise
-        talk.sent[msgid] = True
+            raise _judged(error) from None
+        talk.note(msgid, delivered=True)
         return string(answer.get("msgid")) or msgid
 
     async def _answer_event(self, code: str, outgoing: Outgoing, content: Mapping[str, Any]) -> str:
         """Send what an event entitles to, once. Raises Undeliverable when the code is too old or was used."""
-        msgid = message_key(outgoing.key)
+        msgid, talk = message_key(outgoing.key), self._talks.of(outgoing.target.chat)
         try:
             await self._api.post("kf/send_msg_on_event", {"code": code, "msgid": msgid, **content})
         except ApiError as error:
+            if (_unlisted(error) or error.code == USED_CODE) and talk.delivered(msgid) is not None:
+                log.warning("a notice was refused that seems to be there", problem=error.problem)
+                return msgid
             if refused(error):
                 raise Undeliverable(error.problem, code=error.code) from None
+            if _unclear(error):
+                talk.note(msgid, delivered=False)
             raise
         return msgid
 
@@ -148,7 +171,7 @@ class Sender:
             media_id = await self._api.upload(attachment.kind, attachment.name, attachment.data)
         except ApiError as error:
             if not error.permanent:
-                raise
+                raise _judged(error) from None
             log.warning("a medium was refused", bot=self._name, kind=attachment.kind, problem=error.problem)
             return None
         return {"msgtype": attachment.kind, attachment.kind: {"media_id": media_id}}
@@ -160,6 +183,24 @@ class Sender:
 def message_key(key: str) -> str:
     """The platform's idempotency key for an outbox key: 32 of [0-9a-f]."""
     return blake2b(key.encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def _unclear(error: ApiError) -> bool:
+    """Whether a message may have been taken all the same."""
+    return error.method.startswith("kf/send") and error.code in (None, BUSY) and error.retry_after is None
+
+
+def _unlisted(error: ApiError) -> bool:
+    return error.code is not None and error.explanation is None and error.method != "gettoken"
+
+
+def _judged(error: ApiError) -> ConnectorError:
+    """What becomes of a part: never, later, or for a while, where nobody knows what the errcode means."""
+    if error.permanent:
+        return Undeliverable(error.problem, code=error.code)
+    if _unlisted(error):
+        return ConnectorError(error.problem, code=error.code, patience=UNSURE)
+    return error
 
 
 def _shown(outgoing: Outgoing) -> str:

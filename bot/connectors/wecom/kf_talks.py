@@ -9,18 +9,20 @@ from bot.reply import Target
 
 QUOTA = 5
 """Messages that may follow each message of a customer [connectors.md 5]."""
+_REMEMBERED = 2 * QUOTA
 
 
 @dataclass(slots=True)
 class Talk:
     """One customer's conversation.
 
-    `sent` are the message ids since the customer last wrote, true once the platform has the message;
-    `human` says that a member has the conversation, or that it waits for one, as far as is known.
+    `sent` are the message ids since the customer last wrote; `human` says that a member has the conversation,
+    or that it waits for one, as far as is known.
     """
 
-    sent: dict[str, bool] = field(default_factory=dict)
+    sent: set[str] = field(default_factory=set)
     human: bool = False
+    _outcomes: dict[str, bool] = field(default_factory=dict)
     _code: str = ""
     _code_for: str = ""
 
@@ -32,8 +34,18 @@ class Talk:
         """Whether the quota has room for a message, which is counted then, though only once."""
         if msgid not in self.sent and len(self.sent) >= QUOTA:
             return False
-        self.sent.setdefault(msgid, False)
+        self.sent.add(msgid)
         return True
+
+    def note(self, msgid: str, *, delivered: bool) -> None:
+        """The platform has a message, or may have it: no clear answer came."""
+        self._outcomes[msgid] = delivered
+        while len(self._outcomes) > _REMEMBERED:
+            del self._outcomes[next(iter(self._outcomes))]
+
+    def delivered(self, msgid: str) -> bool | None:
+        """Whether the platform has a message; False for perhaps, None where nothing speaks for it."""
+        return self._outcomes.get(msgid)
 
     def grant(self, code: str, target: Target) -> None:
         """Keep what a change of hands gave: the right to one more text, as the answer to that message."""

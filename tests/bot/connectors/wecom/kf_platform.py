@@ -30,6 +30,8 @@ from bot.store.history import Round
 from tests.bot.connectors.wecom.qyapi import CORP, KF, SECRET, WAIT, Call, FakeQyApi, Refusal
 
 CUSTOMER = "wmCustomer"
+UNLISTED = 95099
+"""An errcode that no page lists."""
 _numbers = itertools.count(1)
 
 
@@ -56,7 +58,10 @@ def event(kind: str, customer: str = CUSTOMER, *, ago: float = 0.0, **fields: An
 
 
 class FakeKf(FakeQyApi):
-    """Knows its events' tokens, takes each msgid once, counts to five, gives codes, sends people home."""
+    """Knows its events' tokens, takes each msgid once, counts to five, gives codes, sends people home.
+
+    With `strict` a msgid that was used is refused, as the documentation says, instead of taken as done.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +70,7 @@ class FakeKf(FakeQyApi):
         self.counted: dict[str, int] = {}
         self.codes: dict[str, bool] = {}
         self.off_duty: set[str] = set()
+        self.strict = False
 
     def say(self, *items: dict[str, Any]) -> None:
         """Customers write, things happen: to be pulled."""
@@ -87,6 +93,8 @@ class FakeKf(FakeQyApi):
                 raise Refusal(95001, "too many messages")
             self.counted[customer] = self.counted.get(customer, 0) + 1
             self.delivered[answer["msgid"]] = call.payload
+        elif self.strict:
+            raise Refusal(UNLISTED, "msgid is not unique")
         return answer
 
     def _kf_send_msg_on_event(self, call: Call) -> dict[str, Any]:

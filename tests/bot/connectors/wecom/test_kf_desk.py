@@ -134,6 +134,16 @@ async def test_once_the_human_is_done_the_bot_writes_again_without_being_told(st
     assert stage.platform.of("kf/send_msg")[0]["text"] == {"content": "here I am"}
 
 
+@pytest.mark.parametrize(("state", "people"), [(0, False), (1, False), (2, True), (3, True), (4, False)])
+async def test_whose_a_talk_is_can_be_asked(stage: Stage, state: int, people: bool) -> None:
+    stage.platform.kf_states[CUSTOMER] = state
+    kf = stage.build()
+    assert await kf.with_people(TARGET) is people
+    stage.platform.refuse("kf/service_state/get", -1)
+    with pytest.raises(ConnectorError):
+        await kf.with_people(TARGET)
+
+
 @pytest.mark.parametrize(("state", "left"), [(0, 0), (1, 1), (2, 1), (3, 4), (4, 4)])
 async def test_taking_back_ends_what_a_member_has_and_frees_what_waits(
     stage: Stage, state: int, left: int

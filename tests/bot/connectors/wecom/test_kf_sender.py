@@ -14,7 +14,7 @@ from bot.connectors.wecom.kf_messages import read
 from bot.connectors.wecom.kf_talks import Talks
 from bot.errors import ConnectorError, Undeliverable
 from bot.reply import Attachment, Outgoing, Reply
-from tests.bot.connectors.wecom.kf_platform import CUSTOMER, Stage, part, said, staged
+from tests.bot.connectors.wecom.kf_platform import CUSTOMER, UNLISTED, Stage, part, said, staged
 from tests.bot.connectors.wecom.qyapi import KF, Call, Refusal
 
 SEND = "kf/send_msg"
@@ -79,6 +79,127 @@ async def test_the_message_id_is_an_idempotency_key_over_retries_and_restarts(st
     assert len(set(same)) == 1 != len({*same, other})
     assert re.fullmatch(r"[0-9A-Za-z_-]{1,32}", other)
     assert [call["text"]["content"] for call in stage.platform.delivered.values()] == ["once", "another"]
+
+
+def losing_answers(stage: Stage, method: str = SEND) -> None:
+    """Let the platform take what is sent and break off before it says so."""
+
+    def take(call: Call) -> dict[str, Any]:
+        getattr(stage.platform, "_" + method.replace("/", "_"))(call)
+        raise ConnectionError
+
+    stage.platform.answers[method] = take
+
+
+async def test_a_message_that_was_taken_without_an_answer_is_done_once_the_platform_refuses_it_as_known(
+    stage: Stage,
+) -> None:
+    stage.platform.strict = True
+    kf = await stage.connect()
+    losing_answers(stage)
+    with pytest.raises(ConnectorError):
+        await kf.send(part("once"))
+    del stage.platform.answers[SEND]
+    stage.platform.refuse(SEND, 45009)
+    with pytest.raises(ConnectorError):
+        await kf.send(part("once"))
+    stage.platform.say(said("hello?"))
+    stage.wake(kf)
+    await stage.inlet.got(1)
+    shown = await kf.send(part("once"))
+    assert await kf.send(part("once")) == shown
+    assert [call["msgid"] for call in stage.platform.of(SEND)] == [shown] * 3
+    assert [call["text"]["content"] for call in stage.platform.delivered.values()] == ["once"]
+
+
+async def test_what_an_earlier_process_may_have_sent_does_not_wait_for_days(stage: Stage) -> None:
+    stage.platform.strict = True
+    losing_answers(stage)
+    with pytest.raises(ConnectorError):
+        await stage.build().send(part("once"))
+    del stage.platform.answers[SEND]
+    kf = stage.build()
+    for _ in range(2):
+        with pytest.raises(ConnectorError) as raised:
+            await kf.send(part("once"))
+        assert (raised.value.code, raised.value.patience) == (UNLISTED, 600)
+        assert not isinstance(raised.value, Undeliverable)
+    assert len(stage.platform.delivered) == 1
+
+
+async def test_a_message_that_was_clearly_refused_is_not_taken_for_one_that_is_there(stage: Stage) -> None:
+    kf = stage.build()
+    stage.platform.refuse(SEND, 45009)
+    with pytest.raises(ConnectorError):
+        await kf.send(part())
+    stage.platform.refuse(SEND, UNLISTED)
+    with pytest.raises(ConnectorError) as raised:
+        await kf.send(part())
+    assert raised.value.patience == 600
+
+
+async def test_a_text_that_is_there_is_not_sent_again_for_its_menu_though_the_customer_wrote(
+    stage: Stage,
+) -> None:
+    stage.platform.strict = True
+    kf = await stage.connect()
+    outgoing = part("长" * 500, feedback=True, inbox_id=42)
+    answers = iter([stage.platform._kf_send_msg])
+
+    def once(call: Call) -> dict[str, Any]:
+        for answer in answers:
+            return answer(call)
+        raise Refusal(-1, "system busy")
+
+    stage.platform.answers[SEND] = once
+    with pytest.raises(ConnectorError):
+        await kf.send(outgoing)
+    stage.platform.say(said("hello?"))
+    stage.wake(kf)
+    await stage.inlet.got(1)
+    del stage.platform.answers[SEND]
+    await kf.send(outgoing)
+    assert [call["msgtype"] for call in stage.platform.of(SEND)] == ["text", "msgmenu", "msgmenu"]
+
+
+async def test_a_menu_is_left_out_where_the_platform_says_what_nobody_knows(stage: Stage) -> None:
+    def no_menus(call: Call) -> dict[str, Any]:
+        if call.payload["msgtype"] == "msgmenu":
+            raise Refusal(UNLISTED, "no menus today")
+        return stage.platform._kf_send_msg(call)
+
+    stage.platform.answers[SEND] = no_menus
+    assert await stage.build().send(part("长" * 500, feedback=True, inbox_id=42))
+
+
+@pytest.mark.parametrize(("code", "patience"), [(UNLISTED, 600), (60020, None), (-1, None)])
+async def test_a_state_that_cannot_be_asked_keeps_an_answer_back_for_a_while(
+    stage: Stage, code: int, patience: float | None
+) -> None:
+    kf = stage.build()
+    await kf.hand_over(part(delivery="m0").target)
+    stage.platform.refuse("kf/service_state/get", code)
+    with pytest.raises(ConnectorError) as raised:
+        await kf.send(part(delivery="m1"))
+    assert (raised.value.code, raised.value.patience) == (code, patience)
+    assert not isinstance(raised.value, Undeliverable)
+
+
+async def test_a_customer_who_is_gone_is_not_waited_for(stage: Stage) -> None:
+    kf = stage.build()
+    await kf.hand_over(part(delivery="m0").target)
+    stage.platform.refuse("kf/service_state/get", 84061)
+    with pytest.raises(Undeliverable):
+        await kf.send(part(delivery="m1"))
+
+
+async def test_a_state_without_a_state_keeps_an_answer_back_for_a_while(stage: Stage) -> None:
+    kf = stage.build()
+    await kf.hand_over(part(delivery="m0").target)
+    stage.platform.answers["kf/service_state/get"] = lambda call: {}
+    with pytest.raises(ConnectorError) as raised:
+        await kf.send(part(delivery="m1"))
+    assert raised.value.patience == 600
 
 
 # ---- the quota -----------------------------------------------------------------------------
@@ -286,6 +407,24 @@ async def test_a_welcome_that_is_too_late_is_not_delivered_and_not_tried_again(s
         await stage.build().send(part("欢迎！", return_path="welcome:OLD"))
     assert raised.value.code == 95017
     assert stage.platform.of(SEND) == []
+
+
+async def test_a_welcome_that_broke_off_and_is_known_then_was_delivered(stage: Stage) -> None:
+    stage.platform.codes["CODE"] = False
+    kf, on_event = stage.build(), "kf/send_msg_on_event"
+    losing_answers(stage, on_event)
+    with pytest.raises(ConnectorError):
+        await kf.send(part("欢迎！", return_path="welcome:CODE"))
+    del stage.platform.answers[on_event]
+    shown = await kf.send(part("欢迎！", return_path="welcome:CODE"))
+    assert [call["msgid"] for call in stage.platform.of(on_event)] == [shown] * 2
+
+
+async def test_a_medium_is_refused_for_reasons_that_nobody_knows_for_a_while_only(stage: Stage) -> None:
+    stage.platform.refuse("media/upload", UNLISTED)
+    with pytest.raises(ConnectorError) as raised:
+        await stage.build().send(part("[a.png]", attachment=Attachment("image", "a.png", b"png")))
+    assert raised.value.patience == 600
 
 
 @pytest.mark.parametrize("kind", ["image", "voice", "video", "file"])
