@@ -26,6 +26,8 @@ from bot.config_connectors import (
     Section,
     SessionStrategy,
     WebchatSettings,
+    WebhookSettings,
+    WecomAibotSettings,
     check_connectors,
     switched_off,
 )
@@ -263,7 +265,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
         f"connector {config.connectors[index].name!r} is off: the environment variable {variable} is not set"
         for index, variable in off.items()
     ]
-    warnings += _strangers(config)
+    warnings += [*_strangers(config), *_deaf_staff(config)]
     kept = tuple(item for index, item in enumerate(config.connectors) if index not in off)
     return LoadedConfig(config.model_copy(update={"connectors": kept}), source, tuple(warnings))
 
@@ -297,6 +299,23 @@ def _strangers(config: Config) -> Iterator[str]:
             name = identity.partition(":")[0]
             if name not in names:
                 yield f"{dotted((*path, index))}: no connector is named {name!r}; {nearest(name, names)}"
+
+
+def _deaf_staff(config: Config) -> Iterator[str]:
+    """Warnings for staff chats on connectors that only answer: nobody there would hear of a hand-over."""
+    answering = {
+        item.name
+        for item in config.connectors
+        if isinstance(item, WecomAibotSettings)
+        or (isinstance(item, WebhookSettings) and item.reply_url is None)
+    }
+    for index, chat in enumerate(config.staff_chats):
+        name = chat.partition(":")[0]
+        if name in answering:
+            yield (
+                f"{dotted(('staff_chats', index))}: connector {name!r} cannot speak first, staff there would"
+                " hear nothing; name a chat of another connector"
+            )
 
 
 def _default_path(value: Any, base: Path) -> Any:

@@ -413,6 +413,17 @@ def test_an_identity_of_no_connector_is_a_warning(load: Any) -> None:
     assert "'site'" in warning
 
 
+def test_a_staff_chat_that_can_only_answer_is_a_warning(load: Any) -> None:
+    hook = "{type: webhook, name: %s, secret: " + WHSEC + "%s}\n"
+    robot = f"{{type: wecom-aibot, name: ai, token: t, aes_key: {'a' * 43}}}\n"
+    connectors = [hook % ("pull", ""), hook % ("push", ", reply_url: 'https://x.test/'"), robot]
+    text = "connectors:\n- " + "- ".join(connectors) + "staff_chats: ['push:a', 'pull:b', 'ai:c']\n"
+    pull, robot = load(text).warnings
+    assert "staff_chats[1]" in pull
+    assert "staff_chats[2]" in robot
+    assert "speak first" in robot
+
+
 def test_the_first_mistake_of_the_file_is_reported(refuse: Any) -> None:
     assert refuse("history: {budget: x}\nserver: {port: x}\n").key == "history.budget"
 
