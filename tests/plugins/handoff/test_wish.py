@@ -167,14 +167,14 @@ def test_of_a_long_message_both_ends_are_read() -> None:
 
 
 PIECES_ZH = """
-人工 | 要 | 不想 | 你们的 | 您们的 | 一下 | 一个 | 一位 | 那个 | 的 | 个 | 转 | 转接 | 不要 | 别再 | 让我 | 没有
-还没 | 怎么没 | 人工在线客服人员 | 直接 | 一直直接 | 着急着 | 请问 | 在线 | 客服 | 机器人
+人工 | 要 | 不想 | 你们的 | 您们的 | 一下 | 一个 | 一位 | 那个 | 的 | 个 | 转 | 转接 | 不要
+别再 | 让我 | 没有 | 还没 | 怎么没 | 人工在线客服人员 | 直接 | 一直直接 | 着急着 | 请问 | 在线 | 客服 | 机器人
 跟 | 找你们的 | 叫个 | 不转 | 是不是 | 已经 | 昨天找 | 急着急 | 我在跟
 """
 PIECES_EN = """
-talk to a | real | don't want to | human | customer service | support | connect me | through | please | not | hi
-an agent | stupid | get me | can someone | want a | do not | one of your | there | someone real | escalate
-transfer me | a
+talk to a | real | don't want to | human | customer service | support | connect me | through | please
+not | hi | an agent | stupid | get me | can someone | want a | do not | one of your | there | someone real
+escalate | transfer me | a
 """
 
 
