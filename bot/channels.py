@@ -40,12 +40,14 @@ class Channels:
         """Send to a chat (`connector:chat_id`) without being asked; durable once this returns.
 
         `key` names this very message: said again with the same key, nothing is sent and False returned.
-        Raises Undeliverable where no connector has that name, and StoreError.
+        Raises Undeliverable where no connector has that name or it can only answer, and StoreError.
         """
         name, _, chat_id = chat.partition(":")
         connector = next((item for item in self._connectors.values() if item.name == name), None)
         if connector is None:
             raise Undeliverable(f"no connector is named {name!r}")
+        if not connector.capabilities.speaks_first:
+            raise Undeliverable(f"{name!r} can only answer")
         reply = reply if isinstance(reply, Reply) else Reply(reply)
         able = connector.capabilities
         text = partial(self._text, language_of(reply.text))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import structlog
+
 from bot.connectors.base import Capabilities
 from bot.message import Message
 from bot.render import measure, split_text
 from bot.reply import Attachment, Outgoing, Reply, Target
 
+log = structlog.get_logger(__name__)
 ELLIPSIS = "…"
 
 
@@ -46,11 +49,12 @@ def compose(
     The last part is final; `key` begins their keys.
     """
     taken = [item for item in reply.attachments if item.kind in able.attachments]
-    named = [item.line for item in reply.attachments if item.kind not in able.attachments]
+    if able.max_parts is not None:
+        taken = taken[: able.max_parts - 1]
+    named = [item.line for item in reply.attachments if item not in taken]
     text = "\n".join(filter(None, (reply.text, *named)))
     pieces = split_text(text, able.max_text, able.unit, markdown=reply.markdown)
     if able.max_parts is not None:
-        taken = taken[: able.max_parts - 1]
         pieces = _shortened(pieces, able, able.max_parts - len(taken))
     parts: list[tuple[str, Attachment | None]] = [(piece, None) for piece in pieces]
     parts += [(item.line, item) for item in taken]
@@ -77,6 +81,7 @@ def _shortened(pieces: list[str], able: Capabilities, most: int) -> list[str]:
     """The first pieces, the last of them ending in an ellipsis where something is left out."""
     if len(pieces) <= most:
         return pieces
+    log.warning("an answer is longer than its platform takes", parts=len(pieces), sent=most)
     *kept, last = pieces[:most]
     room = able.max_text - measure(ELLIPSIS, able.unit)
     return [*kept, split_text(last, room, able.unit)[0] + ELLIPSIS]

@@ -164,6 +164,11 @@ class WecomKfSettings(WecomCallback):
                 raise wrong(f"without app this needs {key}", f"add app: NAME of a wecom-app, or {key}: ...")
         if (self.token is None) != (self.aes_key is None):
             raise wrong("a route of its own needs both token and aes_key", "add the other one")
+        for key in ("callback_ips", "replay_window", "public_url") if self.token is None else ():
+            if getattr(self, key):
+                raise wrong(
+                    f"{key} is for a route of its own", "write it at the app, or add token and aes_key"
+                )
         return self
 
     def completed(self, app: WecomAppSettings | None) -> WecomKfSettings:
@@ -211,6 +216,10 @@ def check_connectors(connectors: Sequence[ConnectorSettings], source: YamlSource
             if item.app not in apps:
                 problem = f"no wecom-app is named {item.app!r}"
                 raise source.error(("connectors", index, "app"), problem, nearest(item.app, apps))
+            owner = next(other for other in connectors if other.name == item.app)
+            if item.corp_id not in (None, getattr(owner, "corp_id", None)):
+                problem = f"{item.app!r} is of another corp"
+                raise source.error(("connectors", index, "corp_id"), problem, "take app or corp_id out")
 
 
 def _bot_of(item: ConnectorSettings) -> tuple[str, tuple[str, ...]]:

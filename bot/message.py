@@ -56,7 +56,8 @@ class Message:
     `delivery` is unique for a connector and bot (the inbox dedupes on it); `id` is unique in its chat
     only. `text` is what the user meant for the bot: its own mention and a wake word are taken off.
     An event carries its name in `event` and its facts in `data`; a plain message has an empty `event`.
-    `return_path` is the connector's own word for where the platform takes an answer to just this message.
+    `return_path` is the connector's own word for where the platform takes an answer to just this message;
+    it may be good for one use and is as secret as a key.
     """
 
     connector: str

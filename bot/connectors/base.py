@@ -23,6 +23,7 @@ class Capabilities:
     `give_up_after`: seconds after which an unsent part is marked failed.
     `max_parts`: how many messages may answer one; a longer answer is cut.
     `attachments`: the kinds of attachment it takes.
+    `speaks_first`: it can send to a chat that has asked nothing.
     """
 
     max_text: int = 4096
@@ -34,6 +35,7 @@ class Capabilities:
     give_up_after: float = 24 * 3600.0
     max_parts: int | None = None
     attachments: frozenset[str] = frozenset()
+    speaks_first: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ class Webhook:
             shows_sources=True,
             retry_schedule=RETRIES,
             give_up_after=GIVE_UP_AFTER,
+            speaks_first=settings.reply_url is not None,
         )
         self._reply_url = settings.reply_url
         self._wait = settings.wait

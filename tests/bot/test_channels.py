@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bot import Channels, ConnectorError, Message, Plugin, Reply, Segment
+from bot import Channels, ConnectorError, Message, Plugin, Reply, Segment, Undeliverable
+from bot.connectors.base import Capabilities
 from bot.reply import Target
 from bot.testing import BotTester, FakeConnector
 
@@ -24,6 +25,12 @@ class DeskConnector(FakeConnector):
 
     async def take_back(self, target: Target) -> None:
         self.calls.append(("take back", target))
+
+    async def with_people(self, target: Target) -> bool:
+        return (self.calls[-1][0], self.calls[-1][1].chat) == ("hand over", target.chat)
+
+    async def with_people(self, target: Target) -> bool:
+        return False
 
     async def fetch(self, segment: Segment, limit: int) -> bytes:
         return segment.ref.encode()[:limit]
@@ -42,7 +49,7 @@ def plugin() -> Plugin:
     async def lost(channels: Channels) -> str:
         try:
             await channels.send("nobody:1", "hello", key="1")
-        except ConnectorError as error:
+        except Undeliverable as error:
             return error.problem
         return "sent"
 
@@ -50,9 +57,11 @@ def plugin() -> Plugin:
     async def desk(message: Message, channels: Channels) -> str:
         if channels.has_desk(message):
             await channels.hand_over(message)
-            await channels.take_back(message.connector, message.bot, message.chat.id)
-            return "there is one"
-        with pytest.raises(ConnectorError):
+            place = message.connector, message.bot, message.chat.id
+            during = await channels.with_people(*place)
+            await channels.take_back(*place)
+            return f"with people: {during}, then {await channels.with_people(*place)}"
+        with pytest.raises(Undeliverable):
             await channels.hand_over(message)
         return "none"
 
@@ -79,6 +88,23 @@ async def test_a_plugin_speaks_first_and_once_for_a_key(tester: BotTester) -> No
     assert [(part.text, part.sources) for part in told] == [("come quick", ("a page",))]
 
 
+async def test_what_is_said_first_is_sent_by_the_outbox(tester: BotTester) -> None:
+    platform = tester.connector
+    platform.capabilities = Capabilities(shows_sources=True)
+    assert (await tester.private("u1").say("/tell come quick")).text == "sent"
+    await (await tester.app()).outbox.drain(5)
+    told = {part.target.chat: part.text for part in platform.sent}
+    assert told == {"staff": "come quick", "u1": "sent"}
+
+
+async def test_a_connector_that_can_only_answer_is_refused(tester: BotTester) -> None:
+    tester.connector.name, tester.connector.capabilities = (
+        "nobody",
+        Capabilities(pull=True, speaks_first=False),
+    )
+    assert (await tester.private().say("/lost")).text == "'nobody' can only answer"
+
+
 async def test_an_unknown_connector_is_named(tester: BotTester) -> None:
     assert (await tester.private().say("/lost")).text == "no connector is named 'nobody'"
 
@@ -87,7 +113,7 @@ async def test_a_talk_goes_to_the_platforms_own_desk_and_back(tester: BotTester)
     assert (await tester.private().say("/desk")).text == "none"
     tester.connector = desk = DeskConnector()
     await tester.close()
-    assert (await tester.private("u1").say("/desk")).text == "there is one"
+    assert (await tester.private("u1").say("/desk")).text == "with people: True, then False"
     assert [(call, target.chat) for call, target in desk.calls] == [("hand over", "u1"), ("take back", "u1")]
 
 

@@ -33,6 +33,12 @@ def test_what_a_platform_does_not_take_is_named() -> None:
     assert part.text == "look\n[chart.png]\n退货政策\n30 天内\nhttps://shop.test/returns"
 
 
+def test_attachments_beyond_what_a_platform_takes_are_named() -> None:
+    many = tuple(Attachment("image", f"{number}.png", b"x") for number in range(4))
+    found = parts(Reply("look", attachments=many), attachments=frozenset({"image"}), max_parts=3)
+    assert [part.text for part in found] == ["look\n[2.png]\n[3.png]", "[0.png]", "[1.png]"]
+
+
 def test_an_attachment_survives_the_outbox() -> None:
     part = parts(Reply("", attachments=(PICTURE,)), attachments=frozenset({"image"}))[0]
     again = Outgoing.from_json(part.to_json(), id=0, inbox_id=7, key=part.key, part=0, edits=None)

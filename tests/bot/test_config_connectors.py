@@ -92,6 +92,8 @@ def test_an_account_can_stand_alone(load: Any) -> None:
         ([KF], "connectors[0].app", "no wecom-app"),
         ([{"type": "wecom-kf", "name": "k", "kf_id": "wk"}], "connectors[0]", "corp_id"),
         ([APP, KF | {"token": "t"}], "connectors[1]", "aes_key"),
+        ([APP, KF | {"callback_ips": ["203.0.113.7"]}], "connectors[1]", "at the app"),
+        ([APP, KF | {"corp_id": "ww2"}], "connectors[1].corp_id", "another corp"),
         ([APP, KF | {"secret": None}], "connectors[1].secret", "empty"),
     ],
 )
