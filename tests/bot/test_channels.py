@@ -29,9 +29,6 @@ class DeskConnector(FakeConnector):
     async def with_people(self, target: Target) -> bool:
         return (self.calls[-1][0], self.calls[-1][1].chat) == ("hand over", target.chat)
 
-    async def with_people(self, target: Target) -> bool:
-        return False
-
     async def fetch(self, segment: Segment, limit: int) -> bytes:
         return segment.ref.encode()[:limit]
 
