@@ -16,6 +16,7 @@ from bot.errors import (
     ModelBusy,
     ModelError,
     PluginError,
+    Undeliverable,
 )
 from bot.message import Chat, Message, Segment, User
 from bot.plugin import Commands, Handler, Next, Plugin
@@ -62,6 +63,7 @@ __all__ = [
     "Session",
     "Source",
     "Stream",
+    "Undeliverable",
     "User",
     "Workspace",
     "cooldown",

@@ -7,17 +7,17 @@ A message that is handled again after a crash finds what its first run left and 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import time
 from typing import Annotated
 
 import structlog
-from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 
 from bot import (
     Answer,
+    Background,
     BotError,
     Catalogue,
     Channels,
@@ -27,17 +27,21 @@ from bot import (
     Next,
     Plugin,
     Session,
+    Undeliverable,
     parse_duration,
     role,
     to_me,
 )
 from bot.store import Store
+from plugins.handoff.staff import Lines, tell, tell_staff, text_of
 from plugins.handoff.tables import Handoff, Handoffs
 from plugins.handoff.wish import wish
 
 log = structlog.get_logger(__name__)
 KEPT = 90 * 86400.0
 """Seconds that a closed hand-over is kept."""
+ASK_EVERY = 60.0
+"""Seconds for which a platform's word that people have a talk is good."""
 BACK = ("bot", "机器人")
 STAFF = ("agents", "admins")
 _BACK = re.compile(rf"[/／](?:{'|'.join(BACK)})(?:\s|$)", re.IGNORECASE)
@@ -51,12 +55,6 @@ class Config(BaseModel, extra="forbid"):
     release_after: Annotated[float, BeforeValidator(parse_duration), Field(gt=0)] | None = 86400.0
     words: list[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]] = []
 
-    _open: dict[str, Handoff] = PrivateAttr(default_factory=dict)
-
-    def handoffs(self, store: Store) -> Handoffs:
-        """The hand-overs; the open ones are kept here, since settings live as long as the running plugin."""
-        return Handoffs(store, self._open)
-
 
 plugin = Plugin(
     "handoff",
@@ -67,9 +65,14 @@ plugin = Plugin(
 
 
 @plugin.startup
-async def load(store: Store, config: Config) -> None:
-    """Take up what is open."""
-    await config.handoffs(store).load()
+async def load(store: Store, channels: Channels, catalogue: Catalogue, background: Background) -> None:
+    """Take up what is open, and what staff are still to be told of it."""
+    handoffs = Handoffs(store)
+    await handoffs.load()
+    lines = Lines(handoffs, channels, catalogue, background)
+    for handoff in handoffs.open.values():
+        if handoff.unsaid:
+            lines.tell_soon(handoff)
 
 
 # -- from the bot to people ---------------------------------------------------------------------
@@ -82,7 +85,7 @@ async def hand_over(
     """Give the talk of a customer who wants a person to the platform's desk, else tell the staff chats."""
     if not wish(message.text, config.words):
         return None
-    handoffs = config.handoffs(store)
+    handoffs = Handoffs(store)
     wanted = _wanted(message, session, await _question(message, session))
     if await _to_desk(message, channels):
         await handoffs.begin(replace(wanted, by_platform=True))
@@ -90,7 +93,7 @@ async def hand_over(
     if not channels.staff:
         return None
     handoff = await handoffs.begin(wanted)
-    text = _text(
+    text = text_of(
         catalogue,
         handoff,
         "handoff_staff",
@@ -98,7 +101,7 @@ async def hand_over(
         channel=message.bot,
         question=handoff.question,
     )
-    if await _tell_staff(channels, text, f"handoff-{message.trace}"):
+    if await tell_staff(channels, text, f"handoff-{message.trace}"):
         return session.text("handoff_started")
     await handoffs.close(handoff, by="nobody", trace=message.trace, now=time())
     return None
@@ -113,9 +116,9 @@ async def nobody(message: Message, session: Session, config: Config) -> str | No
 
 
 @plugin.event("session")
-async def follow(message: Message, session: Session, store: Store, config: Config) -> None:
+async def follow(message: Message, session: Session, store: Store) -> None:
     """The platform's desk took the talk (state 2 waiting, 3 with a person) or ended it (0, 1, 4)."""
-    handoffs = config.handoffs(store)
+    handoffs = Handoffs(store)
     state, handoff = message.data.get("state"), handoffs.open.get(session.key)
     if state in (2, 3):
         await handoffs.begin(_wanted(message, session, "", by_platform=True))
@@ -136,28 +139,29 @@ async def keep_silent(
     catalogue: Catalogue,
     store: Store,
     config: Config,
+    background: Background,
 ) -> Answer:
     """Say nothing in a talk that people have, and pass on to the staff chats what the customer says."""
-    handoffs = config.handoffs(store)
+    handoffs = Handoffs(store)
     handoff = handoffs.open.get(session.key)
     if handoff is None or handoff.trace == message.trace:  # the latter asked for it, before a crash
         return await next(message)
-    over = _is_over(handoff, config)
-    if over:
-        await _give_back([handoff], handoffs, channels, catalogue)
+    if handoff.by_platform:
+        if not await _with_people(handoff, handoffs, channels):
+            await handoffs.close(handoff, by="platform", trace=message.trace, now=time())
+            return await next(message)
+    elif _is_over(handoff, config):
+        await _give_back(handoff, handoffs, channels, catalogue)
         if session.key not in handoffs.open:
             return await next(message)
     if _is_for_the_bot(message, facts, handoff):
         return await next(message)
     if not message.to_me:
         return None
-    if not over:
-        await _note_heard(handoff, handoffs)
-    said = _said(message)
-    if handoff.by_platform or not said:
+    said = "" if handoff.by_platform else _said(message)
+    await Lines(handoffs, channels, catalogue, background).add(handoff, said, message.trace)
+    if not said:
         return None
-    text = _text(catalogue, handoff, "handoff_message", text=said)
-    await _tell_staff(channels, text, f"handoff-{message.trace}")
     return session.text("handoff_already") if wish(message.text, config.words) else None
 
 
@@ -166,14 +170,20 @@ async def keep_silent(
 
 @plugin.command(*BACK, help="command_bot")
 async def back(
-    message: Message, session: Session, channels: Channels, catalogue: Catalogue, store: Store, config: Config
+    message: Message,
+    session: Session,
+    channels: Channels,
+    catalogue: Catalogue,
+    store: Store,
+    background: Background,
 ) -> str:
     """The customer has enough of waiting."""
-    handoffs = config.handoffs(store)
+    handoffs = Handoffs(store)
     handoff = handoffs.open.get(session.key)
     if handoff is not None:
-        text = _text(catalogue, handoff, "handoff_released_staff")
-        await _tell_staff(channels, text, f"handoff-{message.trace}")
+        await Lines(handoffs, channels, catalogue, background).tell(handoff)
+        text = text_of(catalogue, handoff, "handoff_released_staff")
+        await tell_staff(channels, text, f"handoff-{message.trace}")
         await handoffs.close(handoff, by="customer", trace=message.trace, now=time())
     return session.text("handoff_back")
 
@@ -186,28 +196,37 @@ async def release(
     channels: Channels,
     catalogue: Catalogue,
     store: Store,
-    config: Config,
+    background: Background,
 ) -> str:
-    """Give hand-over `args` back to the bot, and tell the customer unless the platform does."""
-    handoffs = config.handoffs(store)
+    """Give hand-over `args` back to the bot, and tell the customer unless the platform does.
+
+    What the platform will never give back is struck off.
+    """
+    handoffs = Handoffs(store)
     named = _cut(args.removeprefix("#"), _LISTED)
     number = int(named) if named.isdecimal() and len(named) < 19 else 0  # what a database can hold
     handoff = next((item for item in handoffs.open.values() if item.number == number), None)
+    said = "handoff_released_staff"
     if handoff is not None:
+        await Lines(handoffs, channels, catalogue, background).tell(handoff)
         if handoff.by_platform:
-            await channels.take_back(handoff.connector, handoff.bot, handoff.chat)
+            try:
+                await channels.take_back(handoff.connector, handoff.bot, handoff.chat)
+            except Undeliverable as error:
+                log.error("a platform will not give a talk back", number=number, problem=error.problem)
+                said = "handoff_gone"
         else:
             text = catalogue.text("handoff_released", handoff.language)
-            await _tell(channels, f"{handoff.bot}:{handoff.chat}", text, f"handoff-{message.trace}")
+            await tell(channels, f"{handoff.bot}:{handoff.chat}", text, f"handoff-{message.trace}")
         by = f"{message.bot}:{message.user.id}"
         await handoffs.close(handoff, by=by, trace=message.trace, now=time())
     elif not await handoffs.was_closed_by(number, message.trace):
         return session.text("handoff_unknown", number=named)
-    return session.text("handoff_released_staff", number=number)
+    return session.text(said, number=number)
 
 
 @plugin.command("handoffs", "人工列表", help="command_handoffs", rules=[role(*STAFF)])
-async def list_open(session: Session, store: Store, config: Config) -> str:
+async def list_open(session: Session, store: Store) -> str:
     """The talks that people have, oldest first."""
     lines = [
         session.text(
@@ -218,17 +237,21 @@ async def list_open(session: Session, store: Store, config: Config) -> str:
             minutes=round((time() - handoff.asked_at) / 60),
             question=_cut(" ".join(handoff.question.split()), _LISTED),
         )
-        for handoff in sorted(config.handoffs(store).open.values(), key=lambda handoff: handoff.number)
+        for handoff in sorted(Handoffs(store).open.values(), key=lambda handoff: handoff.number)
     ]
     return "\n".join(lines) or session.text("handoff_none")
 
 
 @plugin.schedule("*/10 * * * *")
-async def tidy(channels: Channels, catalogue: Catalogue, store: Store, config: Config) -> None:
-    """Give back what customers left, and forget what was closed long ago."""
-    handoffs = config.handoffs(store)
-    over = [handoff for handoff in handoffs.open.values() if _is_over(handoff, config)]
-    await _give_back(over, handoffs, channels, catalogue)
+async def tidy(
+    channels: Channels, catalogue: Catalogue, store: Store, config: Config, background: Background
+) -> None:
+    """Tell staff what could not be told, give back what customers left, forget what was closed long ago."""
+    handoffs = Handoffs(store)
+    for handoff in list(handoffs.open.values()):
+        await Lines(handoffs, channels, catalogue, background).tell(handoff)
+        if _is_over(handoff, config):
+            await _give_back(handoff, handoffs, channels, catalogue)
     await handoffs.forget(time() - KEPT)
 
 
@@ -289,49 +312,33 @@ async def _to_desk(message: Message, channels: Channels) -> bool:
     return True
 
 
-async def _note_heard(handoff: Handoff, handoffs: Handoffs) -> None:
-    """Remember when the customer was last heard; a database that is away must not make the bot speak."""
+async def _with_people(handoff: Handoff, handoffs: Handoffs, channels: Channels) -> bool:
+    """Whether the platform's desk has the talk, as far as it tells.
+
+    It need not tell of an end by itself: WeCom's conversations just run out after 48 h.
+    """
+    seen = handoffs.held.seen
+    if time() - seen.get(handoff.number, handoff.asked_at) < ASK_EVERY:
+        return True
+    seen[handoff.number] = time()
     try:
-        await handoffs.change(replace(handoff, last_at=time()))
-    except BotError as error:
-        log.error("cannot note when a customer was last heard", number=handoff.number, problem=str(error))
+        return await channels.with_people(handoff.connector, handoff.bot, handoff.chat)
+    except ConnectorError as error:
+        log.warning("a desk does not tell who has a talk", number=handoff.number, problem=error.problem)
+        return True
 
 
-async def _give_back(
-    over: Sequence[Handoff], handoffs: Handoffs, channels: Channels, catalogue: Catalogue
-) -> None:
-    """End what has lasted too long; what the platform does not let go is tried again later."""
-    for handoff in over:
-        try:
-            if handoff.by_platform:
-                await channels.take_back(handoff.connector, handoff.bot, handoff.chat)
-            else:
-                text = _text(catalogue, handoff, "handoff_released_staff")
-                await _tell_staff(channels, text, f"handoff-{handoff.number}-over")
-            await handoffs.close(handoff, by="time", trace="", now=time())
-        except BotError as error:
-            log.error("a talk cannot be given back", number=handoff.number, problem=str(error))
-
-
-async def _tell_staff(channels: Channels, text: str, key: str) -> bool:
-    """Whether any of the staff chats will get the text."""
-    told = [await _tell(channels, chat, text, key) for chat in channels.staff]
-    return any(told)
-
-
-async def _tell(channels: Channels, chat: str, text: str, key: str) -> bool:
+async def _give_back(handoff: Handoff, handoffs: Handoffs, channels: Channels, catalogue: Catalogue) -> None:
+    """End what has lasted too long, unless people have it at the platform's desk: only they end that."""
     try:
-        await channels.send(chat, text, key=key)
+        if not handoff.by_platform:
+            text = text_of(catalogue, handoff, "handoff_released_staff")
+            await tell_staff(channels, text, f"handoff-{handoff.number}-over")
+        elif await _with_people(handoff, handoffs, channels):
+            return
+        await handoffs.close(handoff, by="time", trace="", now=time())
     except BotError as error:
-        log.error("a chat cannot be told of a hand-over", chat=chat, problem=str(error))
-        return False
-    return True
-
-
-def _text(catalogue: Catalogue, handoff: Handoff, key: str, **fields: object) -> str:
-    """A text for staff, in the customer's language."""
-    known = {"number": handoff.number, "user": handoff.user_name}
-    return catalogue.text(key, handoff.language, **known, **fields)
+        log.error("a talk cannot be given back", number=handoff.number, problem=str(error))
 
 
 def _cut(text: str, length: int) -> str:

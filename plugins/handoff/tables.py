@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import asyncio
+from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import BigInteger, Index, Integer, String, Text, bindparam, delete, select, text, update
 from sqlalchemy.orm import Mapped, mapped_column
@@ -38,6 +40,8 @@ class HandoffRow(Base):
     trace: Mapped[str] = mapped_column(String(32))
     asked_at: Mapped[float]
     last_at: Mapped[float]
+    unsaid: Mapped[str] = mapped_column(Text, default="", server_default="")
+    heard: Mapped[str] = mapped_column(String(32), default="", server_default="")
     closed_at: Mapped[float | None]
     closed_by: Mapped[str] = mapped_column(String(256), default="")
     closed_trace: Mapped[str] = mapped_column(String(32), default="")
@@ -48,7 +52,8 @@ class Handoff:
     """A talk that people have, one per session at a time.
 
     `number` is what staff call it; `by_platform`: the platform's own desk has it; `trace`: the message
-    that asked for it; `asked_at` and `last_at` (the customer's last message) are unix times.
+    that asked for it; `asked_at` and `last_at` (the customer's last message) are unix times; `unsaid` is what
+    the customer said that staff are still to be told, up to message `heard`.
     """
 
     session: str
@@ -63,15 +68,35 @@ class Handoff:
     trace: str
     asked_at: float
     last_at: float
+    unsaid: str = ""
+    heard: str = ""
     number: int = 0
 
 
+@dataclass(slots=True)
+class Held:
+    """What is known of a database's open hand-overs: `open` by session, so that none is looked up.
+
+    By number: `told`, when staff were last told what the customer said; `seen`, when the platform last said
+    that people have the talk (unix times). `lock` keeps those who tell staff apart.
+    """
+
+    open: dict[str, Handoff] = field(default_factory=dict)
+    told: dict[int, float] = field(default_factory=dict)
+    seen: dict[int, float] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    loaded: bool = False
+
+
+_HELD: WeakKeyDictionary[Store, Held] = WeakKeyDictionary()
+"""By database, which outlives the plugin: before and after a reload the same talks are open."""
 _FIELDS = [name for name in Handoff.__slots__ if name != "number"]
 _COLUMNS = [getattr(HandoffRow, name) for name in _FIELDS]
+_CHANGING = ("last_at", "by_platform", "unsaid", "heard")
 _TOUCH = (
     update(HandoffRow)
     .where(HandoffRow.id == bindparam("row"))
-    .values(last_at=bindparam("last"), by_platform=bindparam("platform"))
+    .values({name: bindparam(f"new_{name}") for name in _CHANGING})
 )
 _CLOSE = (
     update(HandoffRow)
@@ -83,23 +108,35 @@ _CLOSE = (
 
 
 class Handoffs:
-    """Reads and writes hand-overs; `open` holds the open ones by session, so that none is looked up."""
+    """Reads and writes hand-overs."""
 
-    def __init__(self, store: Store, held: dict[str, Handoff]) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self.open = held
+        self.held = _HELD.setdefault(store, Held())
+
+    @property
+    def open(self) -> dict[str, Handoff]:
+        """The open ones by session."""
+        return self.held.open
+
+    def current(self, handoff: Handoff) -> Handoff | None:
+        """A hand-over as it is now; None once it was closed."""
+        known = self.open.get(handoff.session)
+        return known if known is not None and known.number == handoff.number else None
 
     async def load(self) -> None:
-        """Bring into memory what an earlier process left open."""
+        """Bring into memory what an earlier process left open, unless it is there."""
+        if self.held.loaded:
+            return
         rows = await self._store.read(select(HandoffRow.id, *_COLUMNS).where(HandoffRow.closed_at.is_(None)))
-        self.open.clear()
         self.open.update({row.session: _handoff(row) for row in rows})
+        self.held.loaded = True
 
     async def begin(self, wanted: Handoff) -> Handoff:
         """Open a hand-over; the one of that session that is open stays, with the desk that has it now."""
         known = self.open.get(wanted.session)
         if known is not None:
-            return await self.change(replace(known, by_platform=wanted.by_platform))
+            return await self.change(known, by_platform=wanted.by_platform)
         values = {name: getattr(wanted, name) for name in _FIELDS}
         still_open = select(HandoffRow).where(
             HandoffRow.session == wanted.session, HandoffRow.closed_at.is_(None)
@@ -111,22 +148,24 @@ class Handoffs:
         opened = self.open[wanted.session] = _handoff(row)
         return opened
 
-    async def change(self, handoff: Handoff) -> Handoff:
-        """Note another `last_at` or `by_platform`, unless it was closed meanwhile."""
-        known = self.open.get(handoff.session)
-        if known is not None and known.number == handoff.number:
-            self.open[handoff.session] = handoff
-            row = {"row": handoff.number, "last": handoff.last_at, "platform": handoff.by_platform}
-            await self._store.write(Step(_TOUCH, [row]))
-        return handoff
+    async def change(self, handoff: Handoff, **values: Any) -> Handoff:
+        """Note other values of what may change, unless it was closed meanwhile."""
+        known = self.current(handoff)
+        if known is None:
+            return handoff
+        changed = self.open[handoff.session] = replace(known, **values)
+        row = {f"new_{name}": getattr(changed, name) for name in _CHANGING}
+        await self._store.write(Step(_TOUCH, [{"row": handoff.number, **row}]))
+        return changed
 
     async def close(self, handoff: Handoff, *, by: str, trace: str, now: float) -> None:
         """End a hand-over; `by` is who ended it, `trace` the message that told so."""
         row = {"row": handoff.number, "at": now, "who": by, "said": trace}
         await self._store.write(Step(_CLOSE, [row]))
-        known = self.open.get(handoff.session)
-        if known is not None and known.number == handoff.number:
+        if self.current(handoff) is not None:
             del self.open[handoff.session]
+        for times in (self.held.told, self.held.seen):
+            times.pop(handoff.number, None)
 
     async def was_closed_by(self, number: int, trace: str) -> bool:
         """Whether this very message ended the hand-over: it is handled again after a crash."""

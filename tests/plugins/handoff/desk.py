@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot import ConnectorError, Message, Plugin
+from bot import ConnectorError, Message, Plugin, Undeliverable
 from bot.reply import Target
 from bot.testing import FakeConnector
 
@@ -14,21 +14,46 @@ def repeat(message: Message) -> str:
     return f"bot: {message.text}"
 
 
+late = Plugin("late")
+
+
+@late.startup
+async def start_slowly() -> None:
+    await meanwhile()
+
+
+async def meanwhile() -> None:
+    """What happens while a plugin behind this one starts."""
+
+
 class DeskConnector(FakeConnector):
-    """A platform with a desk, which may be closed."""
+    """A platform with a desk, which may be closed, or gone for good; `talks` are those that people have."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[str, str]] = []
         self.closed = False
+        self.gone = False
+        self.talks: set[str] = set()
+        self.asked = 0
 
     async def hand_over(self, target: Target) -> None:
         self._move("over", target)
+        self.talks.add(target.chat)
 
     async def take_back(self, target: Target) -> None:
         self._move("back", target)
+        self.talks.discard(target.chat)
+
+    async def with_people(self, target: Target) -> bool:
+        self.asked += 1
+        if self.closed:
+            raise ConnectorError("away")
+        return target.chat in self.talks
 
     def _move(self, way: str, target: Target) -> None:
+        if self.gone:
+            raise Undeliverable("there is no such talk")
         if self.closed:
             raise ConnectorError("nobody on duty", code=95000)
         self.calls.append((way, target.chat))

@@ -7,6 +7,7 @@ import pytest
 from bot.inject import Call
 from bot.testing import BotTester
 from plugins.handoff import plugin as module
+from plugins.handoff import staff
 from plugins.handoff.plugin import plugin
 from tests.plugins.handoff.desk import DeskConnector, echo
 
@@ -103,32 +104,92 @@ async def test_a_desk_that_keeps_a_talk_keeps_the_bot_silent(bot: BotTester, des
     assert "已交还" in (await agent.say("/release 1")).text
 
 
-async def test_the_desk_has_a_limited_time_too(
-    bot: BotTester, desk: DeskConnector, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Clock:
     now = 1e9
-    monkeypatch.setattr(module, "time", lambda: now)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(staff, "time", clock)
+    return clock
+
+
+async def test_a_talk_that_ran_out_without_a_word_is_the_bots_again(
+    bot: BotTester, desk: DeskConnector, clock: Clock
+) -> None:
     user = bot.private("u1")
     await user.say("转人工")
-    now += 25 * 3600
-    desk.closed = True
-    assert (await user.say("在吗")).text == ""  # it does not let go: tried again with the next message
-    desk.closed = False
+    desk.talks.clear()
+    clock.now += 61
     assert (await user.say("在吗")).text == "bot: 在吗"
-    assert desk.calls == [("over", "u1"), ("back", "u1")]
+    assert (await bot.private("agent").say("/handoffs")).text.startswith("目前没有")
+    assert desk.calls == [("over", "u1")]
 
 
-async def test_one_desk_that_is_away_delays_no_other_talk(
-    bot: BotTester, desk: DeskConnector, monkeypatch: pytest.MonkeyPatch
+async def test_the_desk_is_asked_once_a_minute(bot: BotTester, desk: DeskConnector, clock: Clock) -> None:
+    user = bot.private("u1")
+    await user.say("转人工")
+    for _ in range(3):
+        clock.now += 25
+        assert (await user.say("在吗")).text == ""
+    assert desk.asked == 1
+
+
+async def test_a_desk_that_does_not_tell_has_the_talk(
+    bot: BotTester, desk: DeskConnector, clock: Clock
 ) -> None:
-    now = 1e9
-    monkeypatch.setattr(module, "time", lambda: now)
-    await bot.private("u1").say("转人工")
+    user = bot.private("u1")
+    await user.say("转人工")
+    desk.talks.clear()
     desk.closed = True
-    await bot.private("u2").say("转人工")
-    now += 25 * 3600
+    clock.now += 25 * 3600
+    assert (await user.say("在吗")).text == ""
+    desk.closed = False
+    clock.now += 61
+    assert (await user.say("在吗")).text == "bot: 在吗"
+
+
+async def run_schedule(bot: BotTester) -> None:
     app = await bot.app()
     [plan] = [plan for plan in app.program.schedules if plan.handler.plugin == "handoff"]
     await plan.run(Call())
+
+
+async def test_time_ends_no_talk_that_people_have_at_the_desk(
+    bot: BotTester, desk: DeskConnector, clock: Clock
+) -> None:
+    user, agent = bot.private("u1"), bot.private("agent")
+    await user.say("转人工")
+    clock.now += 25 * 3600
+    await run_schedule(bot)
+    assert (await user.say("在吗")).text == ""
+    desk.talks.clear()
+    clock.now += 25 * 3600
+    await run_schedule(bot)
+    assert (await agent.say("/handoffs")).text.startswith("目前没有")
+    assert desk.calls == [("over", "u1")]
+
+
+async def test_what_a_desk_never_gives_back_is_struck_off(bot: BotTester, desk: DeskConnector) -> None:
+    user, agent = bot.private("u1"), bot.private("agent")
+    await user.say("转人工")
+    desk.gone = True
+    assert "#1 已从列表中移除" in (await agent.say("/release 1")).text
+    assert (await user.say("在吗")).text == "bot: 在吗"
+
+
+async def test_one_desk_that_is_away_delays_no_other_talk(
+    bot: BotTester, desk: DeskConnector, clock: Clock
+) -> None:
+    await bot.private("u1").say("转人工")
+    desk.closed = True
+    await bot.private("u2").say("转人工")
+    clock.now += 25 * 3600
+    await run_schedule(bot)
     assert (await bot.private("agent").say("/handoffs")).text.startswith("#1 ")
     assert told(desk)[-1] == ("s1", "#2 已交还给机器人。")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
@@ -10,6 +12,7 @@ from bot import ConfigError, Message, Plugin, Segment
 from bot.inject import Call
 from bot.testing import BotTester, Person
 from plugins.handoff import plugin as module
+from plugins.handoff import staff
 from plugins.handoff.plugin import plugin
 from plugins.help.plugin import plugin as help_
 from tests.plugins.handoff.desk import echo
@@ -30,6 +33,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(staff, "time", clock)
     return clock
 
 
@@ -63,9 +67,41 @@ async def test_every_staff_chat_is_told_and_the_bot_is_silent_from_then_on(bot: 
         assert "在吗\n转人工" in text
         assert "/release 1" in text
     assert (await user.say("我的订单丢了")).text == ""
-    assert (await user.say("/help")).text == ""
-    assert told(bot)[1:] == ["【#1】u1：我的订单丢了", "【#1】u1：/help"]
+    assert told(bot)[1:] == ["【#1】u1：我的订单丢了"]
     assert told(bot) == told(bot, "s2")
+
+
+async def until(bot: BotTester, lines: int) -> list[str]:
+    """What the staff chat was sent, once it is that much."""
+    for _ in range(500):
+        if len(told(bot)) >= lines:
+            break
+        await asyncio.sleep(0.01)
+    return told(bot)
+
+
+async def test_one_who_talks_much_leaves_room_for_others(
+    bot: BotTester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staff, "LINE_EVERY", 0.5)
+    user, other = bot.private("u1"), bot.private("u2")
+    await user.say("转人工")
+    await other.say("转人工")
+    for number in range(5):
+        await user.say(f"喂{number}")
+    await other.say("你好")
+    assert told(bot)[2:] == ["【#1】u1：喂0", "【#2】u2：你好"]
+    assert (await until(bot, 5))[4:] == ["【#1】u1：喂1\n喂2\n喂3\n喂4"]
+
+
+async def test_staff_hear_what_was_said_before_the_talk_ends(bot: BotTester) -> None:
+    user = bot.private("u1")
+    await user.say("转人工")
+    for said in ("一", "二", "/bot", "转人工", "三", "四"):
+        await user.say(said)
+    await bot.private("agent").say("/release 2")
+    lines = [line for line in told(bot) if "转人工" not in line]
+    assert lines == ["【#1】u1：一", "【#1】u1：二", "#1 已交还给机器人。", "【#2】u1：三", "【#2】u1：四"]
 
 
 async def test_who_asks_again_is_told_that_people_know(bot: BotTester) -> None:

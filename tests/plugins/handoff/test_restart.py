@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -14,9 +15,11 @@ from sqlalchemy import Connection, text
 from bot.store import Base, Store
 from bot.store.migrations import upgrade
 from bot.testing import BotTester
+from plugins.handoff import staff
 from plugins.handoff.plugin import plugin
 from plugins.handoff.tables import Handoff, Handoffs
-from tests.plugins.handoff.desk import DeskConnector, echo
+from tests.plugins.handoff import desk as desk_module
+from tests.plugins.handoff.desk import DeskConnector, echo, late
 
 
 @pytest.fixture
@@ -139,21 +142,68 @@ def handoff() -> Handoff:
     return Handoff("s", "test", "bot", "c", "u", "name", "zh", "?", False, "t1", 1.0, 1.0)
 
 
+async def test_what_waited_for_its_line_is_passed_on_after_a_restart(
+    bot: BotTester, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = bot.private("u1")
+    for text_ in ("转人工", "一", "二", "三"):
+        await user.say(text_)
+    await crash(bot, file)
+    monkeypatch.setattr(staff, "LINE_EVERY", 0.05)
+    await restart(bot)
+    await asyncio.sleep(0.3)
+    assert sent(file, "s1")[1:] == ["【#1】u1：一", "【#1】u1：二\n三"]
+
+
+async def test_a_line_told_before_a_crash_is_not_told_with_the_next(bot: BotTester, file: Path) -> None:
+    user = bot.private("u1")
+    for text_ in ("转人工", "一"):
+        await user.say(text_)
+    await crash(bot, file, "UPDATE handoff SET unsaid = '一'")
+    await restart(bot)
+    await user.say("二")
+    assert sent(file, "s1")[1:] == ["【#1】u1：一"]
+    await bot.private("agent").say("/release 1")
+    assert sent(file, "s1")[1:] == ["【#1】u1：一", "【#1】u1：二"]
+
+
+async def test_a_talk_handed_over_during_a_reload_stays_with_people(
+    bot: BotTester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("echo", "late"):
+        (tmp_path / f"{name}.py").write_text(f"from tests.plugins.handoff.desk import {name}\n", "utf-8")
+    others = ("chat", "faq", "feedback", "help", "knowledge")
+    off = {name: {"enabled": False} for name in others}
+    bot.use(late).configure(plugin_folders=[str(tmp_path)], plugins={"handoff": {}, **off})
+    app, user, said = await bot.app(), bot.private("u1"), []
+
+    async def ask() -> None:
+        said.append((await user.say("转人工")).text)  # the old plugins still answer
+
+    monkeypatch.setattr(desk_module, "meanwhile", ask)
+    await app.reload()
+    assert "正在为您转接" in said[0]
+    assert (await user.say("在吗")).text == ""
+
+
 async def test_one_session_has_one_open_hand_over(file: Path, handoff: Handoff) -> None:
     store = Store(f"sqlite+aiosqlite:///{file}")
     assert plugin.tables is not None
     await upgrade(store, {"handoff": plugin.tables})
     store.start()
-    here, elsewhere = Handoffs(store, {}), Handoffs(store, {})
+    other = Store(store.url)
+    other.start()
+    here, elsewhere = Handoffs(store), Handoffs(other)
     first = await here.begin(handoff)
     assert (await elsewhere.begin(handoff)).number == first.number  # what another program opened meanwhile
     await here.close(first, by="x", trace="t2", now=2.0)
     again = await here.begin(handoff)
     assert again.number > first.number
-    await here.change(first)  # too late: it must not come back
+    await here.change(first, unsaid="?")  # too late: it must not come back
     assert here.open == {"s": again}
     await here.close(first, by="x", trace="t3", now=3.0)
     assert here.open == {"s": again}
+    await other.close()
     await store.close()
 
 
