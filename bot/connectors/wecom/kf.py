@@ -16,18 +16,17 @@ from bot.connectors.wecom import xml
 from bot.connectors.wecom.api import QyApi
 from bot.connectors.wecom.callback import Callback
 from bot.connectors.wecom.kf_desk import Desk
-from bot.connectors.wecom.kf_messages import KIND, session
+from bot.connectors.wecom.kf_messages import KIND
 from bot.connectors.wecom.kf_pull import Puller
 from bot.connectors.wecom.kf_sender import MAX_TEXT, Sender
+from bot.connectors.wecom.kf_states import States
 from bot.connectors.wecom.kf_talks import QUOTA, Talks
-from bot.errors import ConnectorError, Overloaded, StoreError
 from bot.message import Segment
 from bot.metrics import Metrics
 from bot.reply import Outgoing, Target
 from bot.store.cursors import Cursors
 
 log = structlog.get_logger(__name__)
-LAST_CALLS = 5.0
 
 
 class Kf:
@@ -63,12 +62,11 @@ class Kf:
         self._callback = callback
         self._catalogue = catalogue
         self._language = language
-        self._inlet: Inlet | None = None
         self._pulling: asyncio.Task[None] | None = None
-        self._reports: set[asyncio.Task[None]] = set()
         talks = Talks()
         self._desk = Desk(api, settings.kf_id, settings.servicers, talks)
-        self._puller = Puller(settings, api, cursors, self._desk, talks, self.status, metrics)
+        self._states = States(self.name, self._desk)
+        self._puller = Puller(settings, api, cursors, self._states, talks, self.status, metrics)
         self._sender = Sender(
             self.name,
             settings.kf_id,
@@ -78,7 +76,7 @@ class Kf:
             metrics,
             feedback=settings.feedback,
             label=self._label,
-            lost=self._lost,
+            lost=self._states.lost,
         )
 
     def wake(self, token: str) -> None:
@@ -94,24 +92,21 @@ class Kf:
 
     async def start(self, inlet: Inlet) -> None:
         """Begin to pull, from where the last process left off."""
-        self._inlet = inlet
+        self._states.start(inlet)
         self._pulling = asyncio.create_task(self._puller.run(inlet), name=f"{KIND} {self.name}")
 
     async def stop(self) -> None:
         """Pull nothing any more; what the platform still has, it keeps for the next start."""
-        self._inlet = None
         if self._pulling is not None:
             self._pulling.cancel()
             await asyncio.gather(self._pulling, return_exceptions=True)
             self._pulling = None
+        self._states.stop()
         self.status.state = "stopped"
 
     async def close(self) -> None:
         """Finish what is being asked, and give the connections back."""
-        if self._reports:
-            await asyncio.wait(set(self._reports), timeout=LAST_CALLS)
-        for task in set(self._reports):
-            task.cancel()
+        await self._states.close()
         await self._api.close()
 
     async def send(self, outgoing: Outgoing) -> str | None:
@@ -133,6 +128,7 @@ class Kf:
         The next text to this customer goes as the notice of it; after that the bot must not write.
         """
         await self._desk.hand_over(target)
+        self._states.overtaken(target.chat)
 
     async def take_back(self, target: Target) -> None:
         """Take a conversation back from the waiting pool; one that a member has is ended instead.
@@ -141,6 +137,7 @@ class Kf:
         conversation, with the bot.
         """
         await self._desk.take_back(target)
+        self._states.overtaken(target.chat)
 
     async def with_people(self, target: Target) -> bool:
         """Whether a member has a conversation, or it waits for one; see `HumanDesk.with_people`."""
@@ -165,20 +162,6 @@ class Kf:
         else:
             log.info("a callback is not for this account", bot=self.name, kind=event.get("Event", ""))
         return web.Response()
-
-    def _lost(self, customer: str, delivery: str) -> None:
-        """Find out who has a conversation that is not the bot's any more, and tell the core."""
-        task = asyncio.create_task(self._report(customer, delivery), name=f"{KIND} {self.name} state")
-        self._reports.add(task)
-        task.add_done_callback(self._reports.discard)
-
-    async def _report(self, customer: str, delivery: str) -> None:
-        try:
-            state = await self._desk.state(customer)
-            if self._inlet is not None:
-                await self._inlet.receive(session(self.name, customer, delivery, state))
-        except (ConnectorError, Overloaded, StoreError) as error:
-            log.warning("who has a conversation is not known", bot=self.name, problem=str(error))
 
     def _label(self, key: str, answer: str) -> str:
         language = language_of(answer) if self._language == "auto" else self._language

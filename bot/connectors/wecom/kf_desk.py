@@ -14,6 +14,7 @@ from bot.reply import Target
 
 log = structlog.get_logger(__name__)
 BOT, WAITING, HUMAN, ENDED = 1, 2, 3, 4
+PEOPLE = frozenset({WAITING, HUMAN})
 NO_TRANSITION = 95016
 BUSY = -1
 UNSURE = 600.0
@@ -45,12 +46,12 @@ class Desk:
         state = integer((await self._api.post("kf/service_state/get", place)).get("service_state"))
         if state is None:
             raise ConnectorError("kf/service_state/get: the answer has no service_state", patience=UNSURE)
-        self._talks.of(customer).human = state in (WAITING, HUMAN)
+        self._talks.of(customer).human = state in PEOPLE
         return state
 
     async def is_human(self, customer: str) -> bool:
         """Whether a member has a conversation now, or it waits for one. Raises ConnectorError."""
-        return await self.state(customer) in (WAITING, HUMAN)
+        return await self.state(customer) in PEOPLE
 
     async def hand_over(self, target: Target) -> None:
         """Give a conversation to a human; see `HumanDesk.hand_over`."""
@@ -97,7 +98,7 @@ class Desk:
         place = {"open_kfid": self._kf_id, "external_userid": target.chat}
         answer = await self._api.post("kf/service_state/trans", {**place, "service_state": state, **more})
         talk = self._talks.of(target.chat)
-        talk.human = state in (WAITING, HUMAN)
+        talk.human = state in PEOPLE
         code = string(answer.get("msg_code"))
         if code:
             talk.grant(code, target)

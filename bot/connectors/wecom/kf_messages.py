@@ -14,6 +14,8 @@ KIND = "wecom-kf"
 WELCOME = "welcome:"
 """Begins a return_path that is the code of a welcome: good for one text within 20 s."""
 _CUSTOMER, _SYSTEM = 3, 4
+_STATES = {1: 3, 2: 3, 3: 4, 4: 3}
+"""The state after each change_type: taken from the pool, passed on, ended, taken up again (path/94670)."""
 _VOTE = re.compile(r"vote:(up|down):([0-9]{1,18})")
 _MEDIA: Mapping[str, Literal["image", "voice", "video", "file"]] = {
     "image": "image",
@@ -26,11 +28,16 @@ _LINKS = {"link": "url", "miniprogram": "pagepath", "business_card": "userid"}
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """A customer's conversation changed hands or ended; which, kf/service_state/get tells for certain."""
+    """A customer's conversation changed hands or ended.
+
+    `state` is what it says itself of who has it now, as far as that is known; kf/service_state/get tells
+    for certain.
+    """
 
     customer: str
     delivery: str
     time: float
+    state: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,8 @@ def _happened(
             blank = message(name, customer, delivery, at)
             return replace(blank, event="entered", data=data, return_path=WELCOME + clean_text(code))
         case "session_status_change":
-            return StateChange(customer, delivery, at)
+            state = _STATES.get(integer(event.get("change_type")) or 0)
+            return StateChange(customer, delivery, at, state)
         case "msg_send_fail":
             return SendFailed(customer, string(event.get("fail_msgid")), integer(event.get("fail_type")), at)
     return None

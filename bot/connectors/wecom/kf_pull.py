@@ -13,8 +13,9 @@ from bot.config_connectors import WecomKfSettings
 from bot.connectors.base import Inlet, Status
 from bot.connectors.fields import items, string
 from bot.connectors.wecom.api import ApiError, QyApi
-from bot.connectors.wecom.kf_desk import Desk, refused
+from bot.connectors.wecom.kf_desk import PEOPLE
 from bot.connectors.wecom.kf_messages import KIND, SendFailed, StateChange, read, session
+from bot.connectors.wecom.kf_states import States
 from bot.connectors.wecom.kf_talks import Talks
 from bot.errors import ConnectorError, Overloaded, StoreError
 from bot.message import Message
@@ -24,6 +25,7 @@ from bot.store.cursors import Cursors
 log = structlog.get_logger(__name__)
 PULL_EVERY = 300.0
 """Seconds after which is pulled though nobody called: a callback may have been lost."""
+SINCE = f"{KIND} since"
 FIRST_LOOK = 300.0
 """Seconds before the very first start from which messages are still answered; the platform keeps 3 days."""
 ANSWERABLE = 48 * 3600.0
@@ -34,7 +36,8 @@ LEAST_WAIT = 5.0
 PAGE = 1000
 PAGE_TIMEOUT = 30.0
 BAD_TOKEN = 95007
-_AT_ONCE = 8
+EMPTY_PAGES = 10
+"""Pages with nothing in them after which more is not believed in for a while."""
 
 
 class Puller:
@@ -48,7 +51,7 @@ class Puller:
         settings: WecomKfSettings,
         api: QyApi,
         cursors: Cursors,
-        desk: Desk,
+        states: States,
         talks: Talks,
         status: Status,
         metrics: Metrics,
@@ -59,7 +62,7 @@ class Puller:
         self._kf_id = settings.kf_id
         self._api = api
         self._cursors = cursors
-        self._desk = desk
+        self._states = states
         self._talks = talks
         self._status = status
         self._metrics = metrics
@@ -68,6 +71,7 @@ class Puller:
         self._token, self._token_until = "", 0.0
         self._cursor: str | None = None
         self._since: float | None = None
+        self._changed: dict[str, StateChange] = {}
         self._failures = 0
 
     def wake(self, token: str) -> None:
@@ -80,7 +84,7 @@ class Puller:
         while True:
             self._woken.clear()
             try:
-                await self._pull(inlet)
+                done = await self._pull(inlet)
             except ConnectorError as error:
                 await self._pause(self._failed(error.problem), error.retry_after)
             except StoreError as error:
@@ -89,11 +93,11 @@ class Puller:
                 log.exception("pulling failed", bot=self._name)
                 await self._pause(self._failed(type(error).__name__))
             else:
-                await self._wait()
+                await self._wait(PULL_EVERY if done else MAX_WAIT)
 
-    async def _wait(self) -> None:
+    async def _wait(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._woken.wait(), PULL_EVERY)
+            await asyncio.wait_for(self._woken.wait(), seconds)
         except TimeoutError:
             log.debug("nobody called, pulling all the same", bot=self._name)
 
@@ -111,37 +115,57 @@ class Puller:
             for task in tasks:
                 task.cancel()
 
-    async def _pull(self, inlet: Inlet) -> None:
-        """Fetch and commit until there is no more."""
+    async def _pull(self, inlet: Inlet) -> bool:
+        """Fetch and commit until there is no more; false if it leads nowhere, though there is said to be."""
         since = await self._open()
+        seen, empty = {self._cursor or ""}, 0
         while True:
             page = await self._fetch()
             following = string(page.get("next_cursor")) or self._cursor or ""
-            oldest = max(since, time.time() - ANSWERABLE)
-            found = (read(item, self._name, self._kf_id) for item in items(page.get("msg_list")))
-            news = [item for item in found if item is not None and (not item.time or item.time >= oldest)]
-            messages = await self._messages(news)
+            here = items(page.get("msg_list"))
+            news = self._news(here, since)
+            messages = self._messages(news)
             self._heard(messages)  # before the answers to them can be counted
             await self._take(messages, following, inlet)
             self._count_failed(news)
-            moved, self._cursor = following != (self._cursor or ""), following
+            self._cursor = following
             self._connected()
             if page.get("has_more") != 1:
-                return
-            if not moved:
-                log.warning("there is more, but the cursor does not move", bot=self._name)
-                return
+                await self._caught_up()
+                return True
+            empty = 0 if here else empty + 1
+            if following in seen or empty >= EMPTY_PAGES:
+                log.warning("there is said to be more, but it does not come", bot=self._name)
+                self._ask()
+                return False
+            seen.add(following)
 
     async def _open(self) -> float:
-        """Look up where an earlier process left off; returns the time before which nothing is answered."""
+        """Look up where an earlier process left off; returns the time before which nothing is answered.
+
+        There is one until the account's very first pull has come to its end: from then on its cursor tells
+        what is new, whatever the clock said at the start.
+        """
         if self._since is None:
             self._cursor = await self._cursors.get(KIND, self._kf_id)
-            known = await self._cursors.get(f"{KIND} since", self._kf_id)
+            known = await self._cursors.get(SINCE, self._kf_id)
             if known is None:
                 known = str(time.time() - FIRST_LOOK)
-                await self._cursors.put(f"{KIND} since", self._kf_id, known)
+                await self._cursors.put(SINCE, self._kf_id, known)
             self._since = float(known)
         return self._since
+
+    async def _caught_up(self) -> None:
+        """Nothing more is left of what there was before the very first start."""
+        self._ask()
+        if self._since:
+            await self._cursors.put(SINCE, self._kf_id, "0")
+            self._since = 0.0
+
+    def _ask(self) -> None:
+        """Make sure of those whose conversation changed hands, now that the last change of each is known."""
+        while self._changed:
+            self._states.ask(self._changed.popitem()[1])
 
     async def _fetch(self) -> Mapping[str, Any]:
         payload: dict[str, Any] = {"open_kfid": self._kf_id, "limit": PAGE, "voice_format": 0}
@@ -159,36 +183,37 @@ class Puller:
             self._token_until = 0.0
         return await self._api.post("kf/sync_msg", payload, timeout=PAGE_TIMEOUT)
 
-    async def _messages(self, news: Sequence[Message | StateChange | SendFailed]) -> list[Message]:
-        """What the core is told, in order."""
-        changed = {item.customer for item in news if isinstance(item, StateChange)}
-        states = await self._states(changed)
+    def _news(self, page: Sequence[Any], since: float) -> list[Message | StateChange | SendFailed]:
+        """What a page says that is not too old to be answered; a change of hands never is, later on."""
+        now = time.time()
+        first = min(since, now)
+        oldest = max(first, now - ANSWERABLE)
+        news, old = [], 0
+        for item in (read(item, self._name, self._kf_id) for item in page):
+            if item is None:
+                continue
+            if not item.time or item.time >= (first if isinstance(item, StateChange) else oldest):
+                news.append(item)
+            elif isinstance(item, Message):
+                old += 1
+        if old:
+            self._metrics.held.labels(self._name, "old").inc(old)
+            log.warning("messages are too old to be answered", bot=self._name, number=old)
+        return news
+
+    def _messages(self, news: Sequence[Message | StateChange | SendFailed]) -> list[Message]:
+        """What the core is told, in order; a change of hands in its place among what the customer said."""
         messages = []
         for item in news:
             if isinstance(item, Message):
                 messages.append(item)
-            elif isinstance(item, StateChange) and item.customer in states:
-                state = states[item.customer]
-                messages.append(session(self._name, item.customer, item.delivery, state, item.time))
+            elif isinstance(item, StateChange):
+                self._states.overtaken(item.customer)
+                self._changed[item.customer] = item
+                if item.state is not None:
+                    self._talks.of(item.customer).human = item.state in PEOPLE
+                    messages.append(session(self._name, item.customer, item.delivery, item.state, item.time))
         return messages
-
-    async def _states(self, customers: set[str]) -> dict[str, int]:
-        """The states of some conversations; those that the platform will not tell are left out."""
-        few = asyncio.Semaphore(_AT_ONCE)
-
-        async def ask(customer: str) -> int | None:
-            async with few:
-                try:
-                    return await self._desk.state(customer)
-                except ApiError as error:
-                    if not refused(error):
-                        raise
-                    log.warning("the state of a conversation is not told", problem=error.problem)
-                    return None
-
-        asked = sorted(customers)
-        states = await asyncio.gather(*map(ask, asked))
-        return {customer: state for customer, state in zip(asked, states, strict=True) if state is not None}
 
     async def _take(self, messages: Sequence[Message], following: str, inlet: Inlet) -> None:
         """Commit a page, however often that takes: the cursor does not move before."""

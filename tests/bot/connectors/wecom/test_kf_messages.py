@@ -134,9 +134,10 @@ def test_who_enters_and_may_be_welcomed_has_entered() -> None:
     assert message.chat.id == CUSTOMER
 
 
-def test_a_change_of_hands_is_to_be_asked_about() -> None:
-    item = event("session_status_change", change_type=2)
-    assert read(item, "care", KF) == StateChange(CUSTOMER, item["msgid"], float(item["send_time"]))
+@pytest.mark.parametrize(("change", "state"), [(1, 3), (2, 3), (3, 4), (4, 3), (9, None), ("3", None)])
+def test_a_change_of_hands_says_what_it_can_of_who_has_the_talk_now(change: Any, state: int | None) -> None:
+    item = event("session_status_change", change_type=change)
+    assert read(item, "care", KF) == StateChange(CUSTOMER, item["msgid"], float(item["send_time"]), state)
 
 
 def test_a_message_that_did_not_arrive_is_told() -> None:

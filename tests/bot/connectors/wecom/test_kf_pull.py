@@ -15,11 +15,12 @@ from bot.connectors.wecom import kf_pull
 from bot.connectors.wecom.kf_desk import Desk
 from bot.connectors.wecom.kf_messages import KIND
 from bot.connectors.wecom.kf_pull import Puller
+from bot.connectors.wecom.kf_states import States
 from bot.connectors.wecom.kf_talks import Talks
 from bot.errors import Overloaded, StoreError
 from bot.message import Message
 from tests.bot.connectors.wecom.kf_platform import CUSTOMER, FakeInlet, Stage, event, said, staged
-from tests.bot.connectors.wecom.qyapi import KF, WAIT, Call, Refusal
+from tests.bot.connectors.wecom.qyapi import KF, WAIT, Call
 
 
 @pytest.fixture
@@ -37,12 +38,13 @@ class Pull:
         self.talks = Talks()
         self._stage = stage
         self._api = stage.api()
-        desk = Desk(self._api, KF, (), self.talks)
+        self.states = States("care", Desk(self._api, KF, (), self.talks))
+        self.states.start(inlet)
         self.puller = Puller(
             stage.settings(),
             self._api,
             stage.cursors,
-            desk,
+            self.states,
             self.talks,
             self.status,
             stage.metrics,
@@ -73,6 +75,8 @@ class Pull:
     async def stop(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        self.states.stop()
+        await self.states.close()
         await self._api.close()
 
 
@@ -162,15 +166,67 @@ async def test_a_page_that_was_committed_without_its_cursor_is_known_again(
     assert stage.inlet.texts == ["once"]
 
 
-async def test_the_very_first_start_leaves_history_alone(stage: Stage, begin: Begin) -> None:
+async def test_the_very_first_start_leaves_history_alone_and_says_how_much(
+    stage: Stage, begin: Begin
+) -> None:
+    stage.platform.kf_page = 2
     stage.platform.say(
         said("last week", ago=3 * 24 * 3600), said("an hour ago", ago=3600), said("now", ago=5)
     )
-    pull = begin()
-    await pull.caught_up()
-    await pull.stop()
+    with capture_logs() as logs:
+        pull = begin()
+        await pull.caught_up()
+        await pull.stop()
     assert stage.inlet.texts == ["now"]
-    stage.platform.say(said("history is still history", ago=3600))
+    assert [line["number"] for line in logs if "too old" in line["event"]] == [2]
+    assert stage.held("old") == 2
+
+
+async def test_a_first_start_that_was_cut_short_still_leaves_history_alone(
+    stage: Stage, begin: Begin
+) -> None:
+    stage.platform.kf_page = 1
+    stage.platform.say(said("an hour ago", ago=3600), said("too", ago=3600), said("now"))
+    gate = asyncio.Event()
+
+    def page(call: Call) -> dict[str, Any]:
+        if call.payload.get("cursor"):
+            stage.platform.gates["kf/sync_msg"] = gate
+        return stage.platform._kf_sync_msg(call)
+
+    stage.platform.answers["kf/sync_msg"] = page
+    pull = begin()
+    await stage.platform.called("kf/sync_msg", 3)
+    await pull.stop()
+    gate.set()
+    await begin().caught_up()
+    assert stage.inlet.texts == ["now"]
+
+
+@pytest.mark.parametrize("ahead", [-7200.0, 7200.0, 40 * 3600.0])
+async def test_a_clock_that_was_wrong_at_the_very_first_start_costs_nothing_later(
+    stage: Stage, begin: Begin, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(kf_pull.time, "time", lambda: real() + ahead)
+        pull = begin()
+        await pull.until(lambda: pull.status.state == "ok")
+        await pull.until(lambda: not pull.puller._since)
+    stage.platform.say(said("right afterwards"))
+    pull.wake()
+    await stage.inlet.got(1)
+    await pull.stop()
+    stage.platform.say(said("after a restart", ago=60))
+    begin()
+    await stage.inlet.got(2)
+
+
+async def test_a_first_pull_under_a_clock_that_is_put_right_meanwhile_answers_what_comes(
+    stage: Stage, begin: Begin
+) -> None:
+    await stage.cursors.put(f"{KIND} since", KF, str(time.time() + 7200))
+    stage.platform.say(said("before", ago=60), said("now", ago=-5))
     await begin().caught_up()
     assert stage.inlet.texts == ["now"]
 
@@ -180,6 +236,7 @@ async def test_later_starts_skip_only_what_cannot_be_answered(stage: Stage, begi
     stage.platform.say(said("too late", ago=49 * 3600), said("still in time", ago=47 * 3600))
     await begin().caught_up()
     assert stage.inlet.texts == ["still in time"]
+    assert stage.held("old") == 1
 
 
 async def test_only_customers_are_passed_on_and_each_message_once(stage: Stage, begin: Begin) -> None:
@@ -306,9 +363,38 @@ async def test_a_cursor_that_does_not_move_is_no_endless_loop(stage: Stage, begi
     stage.platform.answers["kf/sync_msg"] = page
     with capture_logs() as logs:
         pull = begin()
-        await pull.until(lambda: any("does not move" in line["event"] for line in logs))
+        await pull.until(lambda: any("does not come" in line["event"] for line in logs))
     await asyncio.sleep(0.05)
     assert len(stage.platform.of("kf/sync_msg")) == 2
+
+
+async def test_cursors_that_lead_round_in_a_circle_are_left_for_a_while(
+    stage: Stage, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def page(call: Call) -> dict[str, Any]:
+        following = "A" if call.payload.get("cursor") != "A" else "B"
+        return {"next_cursor": following, "has_more": 1, "msg_list": [said("again", msgid="m1")]}
+
+    stage.platform.answers["kf/sync_msg"] = page
+    pull = begin()
+    await stage.platform.called("kf/sync_msg", 3)
+    await asyncio.sleep(0.05)
+    assert len(stage.platform.of("kf/sync_msg")) == 3
+    assert pull.status.state == "ok"
+    monkeypatch.setattr(kf_pull, "MAX_WAIT", 0.01)
+    pull.wake()
+    await stage.platform.called("kf/sync_msg", 7)  # the rest is not forgotten
+
+
+async def test_empty_pages_without_an_end_are_left_for_a_while(stage: Stage, begin: Begin) -> None:
+    def page(call: Call) -> dict[str, Any]:
+        return {"next_cursor": f"{call.payload.get('cursor', '')}x", "has_more": 1, "msg_list": []}
+
+    stage.platform.answers["kf/sync_msg"] = page
+    begin()
+    await stage.platform.called("kf/sync_msg", 10)
+    await asyncio.sleep(0.05)
+    assert len(stage.platform.of("kf/sync_msg")) == 10
 
 
 async def test_answers_that_make_no_sense_do_not_end_it(stage: Stage, begin: Begin) -> None:
@@ -324,43 +410,75 @@ async def test_answers_that_make_no_sense_do_not_end_it(stage: Stage, begin: Beg
     assert pull.waits == []
 
 
-async def test_a_change_of_hands_becomes_the_event_session_with_the_state_asked_for(
-    stage: Stage, begin: Begin
-) -> None:
-    stage.platform.kf_states.update({CUSTOMER: 3, "wm2": 4})
-    taken = event("session_status_change", change_type=1)
-    stage.platform.say(said("one"), taken, said("two"), event("session_status_change", "wm2"))
-    pull = begin()
-    messages = await stage.inlet.got(4)
-    assert [(item.event, item.text, item.user.id, dict(item.data)) for item in messages] == [
-        ("", "one", CUSTOMER, {}),
-        ("session", "", CUSTOMER, {"state": 3}),
-        ("", "two", CUSTOMER, {}),
-        ("session", "", "wm2", {"state": 4}),
+def told(stage: Stage) -> list[str | tuple[str, int]]:
+    """Texts, and (customer, state) where the core was told of a state."""
+    return [
+        (item.user.id, item.data["state"]) if item.event == "session" else item.text
+        for item in stage.inlet.messages
     ]
+
+
+def changed(kind: int | None, customer: str = CUSTOMER, **more: Any) -> dict[str, Any]:
+    return event("session_status_change", customer, change_type=kind, **more)
+
+
+async def test_a_change_of_hands_becomes_the_event_session_in_its_place(stage: Stage, begin: Begin) -> None:
+    stage.platform.kf_states.update({CUSTOMER: 3})
+    taken = changed(1)
+    stage.platform.say(said("one"), taken, said("two"), changed(3, "wm2"))
+    pull = begin()
+    await stage.platform.called("kf/service_state/get", 2)
+    messages = await stage.inlet.got(4)
+    assert told(stage) == ["one", (CUSTOMER, 3), "two", ("wm2", 4)]
     assert messages[1].delivery == taken["msgid"]
     assert pull.talks.of(CUSTOMER).human
     assert not pull.talks.of("wm2").human
 
 
-async def test_a_state_that_is_refused_costs_no_message_and_one_that_is_late_is_waited_for(
+async def test_words_to_a_member_stay_between_the_change_of_hands_and_the_end(
     stage: Stage, begin: Begin
 ) -> None:
-    def state(call: Call) -> dict[str, Any]:
-        if call.payload["external_userid"] == "wmGone":
-            raise Refusal(84061, "no such customer")
-        return {"service_state": 2}
-
-    stage.platform.answers["kf/service_state/get"] = state
-    stage.platform.refuse("kf/service_state/get", -1)
-    stage.platform.say(
-        event("session_status_change", "wmGone"), event("session_status_change"), said("hello")
-    )
+    stage.platform.say(changed(1), said("for the member"), changed(2), changed(3), said("for the bot"))
     pull = begin()
-    await stage.inlet.until(lambda: stage.inlet.texts)
-    events = [(item.user.id, item.data["state"]) for item in stage.inlet.messages if item.event == "session"]
-    assert events == [(CUSTOMER, 2)]
-    assert pull.waits == [1.0]
+    await pull.caught_up()
+    await stage.platform.called("kf/service_state/get", 1)
+    assert told(stage) == [(CUSTOMER, 3), "for the member", (CUSTOMER, 3), (CUSTOMER, 4), "for the bot"]
+    await asyncio.sleep(0.05)
+    assert len(stage.platform.of("kf/service_state/get")) == 1
+    assert len(stage.inlet.messages) == 5
+
+
+async def test_what_the_platform_says_of_the_last_change_is_believed_once_all_pages_are_here(
+    stage: Stage, begin: Begin
+) -> None:
+    stage.platform.kf_page = 1
+    stage.platform.kf_states[CUSTOMER] = 3
+    stage.platform.say(changed(1), changed(3), said("one"), changed(None, "wm2"), said("two"))
+    begin()
+    await stage.inlet.got(6)
+    assert told(stage)[:4] == [(CUSTOMER, 3), (CUSTOMER, 4), "one", "two"]
+    assert set(told(stage)[4:]) == {(CUSTOMER, 3), ("wm2", 0)}
+
+
+async def test_states_that_cannot_be_asked_hold_up_nobodys_messages(stage: Stage, begin: Begin) -> None:
+    gate = stage.platform.gates["kf/service_state/get"] = asyncio.Event()
+    stage.platform.say(*(changed(None, f"wm{number}") for number in range(20)), said("one"))
+    pull = begin()
+    await stage.inlet.got(1)
+    stage.platform.say(said("two"))
+    pull.wake()
+    await stage.inlet.got(2)
+    assert stage.inlet.texts == ["one", "two"]
+    assert (pull.status.state, pull.waits) == ("ok", [])
+    gate.set()
+    await stage.inlet.got(22)
+
+
+async def test_a_change_of_hands_counts_however_long_the_bot_was_away(stage: Stage, begin: Begin) -> None:
+    await stage.cursors.put(f"{KIND} since", KF, "0")
+    stage.platform.say(changed(3, ago=60 * 3600), said("old", ago=60 * 3600))
+    await begin().caught_up()
+    assert told(stage) == [(CUSTOMER, 4)]
 
 
 async def test_a_message_of_ours_that_did_not_arrive_is_counted_and_logged(
