@@ -23,6 +23,7 @@ from bot.dispatch import Dispatch, Place
 from bot.errors import BotError, ConfigError, ModelError, StoreError
 from bot.inject import Call, Injector
 from bot.loader import Plugins, Program, compile_program, load_plugins, start_plugins, stop_plugins
+from bot.memory import Memory
 from bot.metrics import Metrics
 from bot.outbox import Outbox
 from bot.platforms import build_connectors
@@ -71,6 +72,7 @@ class App:
         self._encoder = encoder
         self._indexes: dict[str, Index] = {}
         self._background: dict[str, Background] = {}
+        self._memories: dict[str, Memory] = {}
         self._plugins = plugins if plugins is not None else load_plugins(loaded)
         self._injector = Injector(self._services())
         self._stopping = False
@@ -213,14 +215,15 @@ class App:
     async def _swap(self, plugins: Plugins) -> None:
         """Put other plugins in the place of the running ones."""
         before, self._plugins = self._plugins, plugins
+        ending, self._background = self._background, {}
         try:
             await self._upgrade_plugins()
             program = compile_program(plugins, self._injector)
         except BaseException:
-            self._plugins = before
+            self._plugins, self._background = before, ending
             raise
         await stop_plugins(self.program)
-        for background in self._background.values():
+        for background in ending.values():
             await background.stop()
         self.dispatch.program = await start_plugins(plugins, program, self._injector)
         self._schedule()
@@ -322,6 +325,7 @@ class App:
             Channels: lambda plugin: self._channels,
             ChatModel: lambda plugin: self.model,
             Background: lambda plugin: self._background.setdefault(plugin, Background(plugin)),
+            Memory: lambda plugin: self._memories.setdefault(plugin, Memory()),
             Commands: lambda plugin: Commands(lambda: self.program.commands),
         }
 

@@ -25,6 +25,7 @@ from bot.yaml_source import YamlSource
 from model.types import ChatModel
 from tests.e2e.platforms import SECRET, signed
 
+BUILT_IN = ("faq", "knowledge", "help", "chat", "feedback", "handoff")
 WITHIN = 10.0
 QUESTION = b'{"type": "message", "chat_id": "c", "user_id": "u", "text": "hello"}'
 
@@ -174,13 +175,33 @@ async def test_a_start_that_is_given_up_does_not_wait_for_the_model(
     assert not (tmp_path / "bot.db-wal").exists()  # the last connection is closed
 
 
+async def test_a_reloaded_plugin_begins_with_work_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from bot import Background, Plugin\n"
+        "plugin = Plugin('shop')\n"
+        "@plugin.startup\n"
+        "def start(background: Background) -> None:\n"
+        "    background.check()\n",
+        "utf-8",
+    )
+    quiet = {name: {"enabled": False} for name in BUILT_IN}
+    app = build(tmp_path, Plugin("own"), plugins=quiet, plugin_folders=[str(tmp_path)])
+    try:
+        await app.start()
+        for _ in range(2):
+            await app.reload()
+        assert "shop" in [item.plugin.name for item in app.program.loaded]
+        assert "shop" not in [item.name for item in app.program.failures]
+    finally:
+        await app.stop()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 async def test_every_hangup_reloads_once_and_none_before_the_bot_is_ready(
     tmp_path: Path, backend: SlowBackend
 ) -> None:
     (tmp_path / "shop.py").write_text("from bot import Plugin\nplugin = Plugin('shop')\n", "utf-8")
-    built_in = ("faq", "knowledge", "help", "chat", "feedback", "handoff")
-    quiet = {name: {"enabled": False} for name in built_in}
+    quiet = {name: {"enabled": False} for name in BUILT_IN}
     app = build(
         tmp_path,
         Plugin("own"),
