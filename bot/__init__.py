@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bot.catalogue import Catalogue
     from bot.channels import Channels
     from bot.config_values import ConfigPath
+    from bot.memory import Memory
     from bot.upkeep import FileState, Source, glance, keep_index
     from bot.workspace import Workspace, open_workspace, run_command
 
@@ -51,6 +52,7 @@ __all__ = [
     "Facts",
     "FileState",
     "Handler",
+    "Memory",
     "Message",
     "ModelBusy",
     "ModelError",
@@ -85,6 +87,7 @@ _LATER = {
     "Channels": "bot.channels",
     "ConfigPath": "bot.config_values",
     "FileState": "bot.upkeep",
+    "Memory": "bot.memory",
     "Source": "bot.upkeep",
     "Workspace": "bot.workspace",
     "glance": "bot.upkeep",
