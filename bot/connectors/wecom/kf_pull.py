@@ -25,7 +25,8 @@ from bot.store.cursors import Cursors
 log = structlog.get_logger(__name__)
 PULL_EVERY = 300.0
 """Seconds after which is pulled though nobody called: a callback may have been lost."""
-SINCE = f"{KIND} since"
+SINCE = "since"
+"""The cursor that is the time before which nothing is answered."""
 FIRST_LOOK = 300.0
 """Seconds before the very first start from which messages are still answered; the platform keeps 3 days."""
 ANSWERABLE = 48 * 3600.0
@@ -148,10 +149,10 @@ class Puller:
         """
         if self._since is None:
             self._cursor = await self._cursors.get(KIND, self._kf_id)
-            known = await self._cursors.get(SINCE, self._kf_id)
+            known = await self._cursors.get(KIND, self._kf_id, SINCE)
             if known is None:
                 known = str(time.time() - FIRST_LOOK)
-                await self._cursors.put(SINCE, self._kf_id, known)
+                await self._cursors.put(KIND, self._kf_id, known, SINCE)
             self._since = float(known)
         return self._since
 
@@ -159,7 +160,7 @@ class Puller:
         """Nothing more is left of what there was before the very first start."""
         self._ask()
         if self._since:
-            await self._cursors.put(SINCE, self._kf_id, "0")
+            await self._cursors.put(KIND, self._kf_id, "0", SINCE)
             self._since = 0.0
 
     def _ask(self) -> None:

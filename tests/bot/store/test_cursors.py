@@ -20,4 +20,7 @@ async def test_a_cursor_is_moved_and_found_again(tmp_path: Path) -> None:
         await cursors.put("wecom-kf", "care", "page 1")
         await cursors.put("wecom-kf", "care", "page 2")
         await cursors.put("wecom-kf", "other", "page 9")
+        await cursors.put("wecom-kf", "care", "yesterday", "since")
+        assert await cursors.get("wecom-kf", "care") == "page 2"
+        assert await cursors.get("wecom-kf", "care", "since") == "yesterday"
         await store.close()

@@ -14,6 +14,7 @@ def upgrade() -> None:
         "cursor",
         sa.Column("connector", sa.String(64), primary_key=True),
         sa.Column("bot", sa.String(64), primary_key=True),
+        sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("value", sa.Text(), nullable=False),
     )
 
