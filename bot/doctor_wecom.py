@@ -20,7 +20,7 @@ from bot.connectors.fields import items, mapping, string
 from bot.connectors.wecom.api import ApiError, Http, QyApi
 from bot.connectors.wecom.errcodes import explain
 from bot.connectors.wecom.token import AccessToken
-from bot.doctor_callback import check_callback
+from bot.doctor_wecom_callback import check_callback
 from bot.findings import Finding, reach
 
 Network = IPv4Network | IPv6Network

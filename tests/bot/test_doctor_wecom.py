@@ -335,7 +335,7 @@ async def test_an_answer_that_is_not_exactly_the_text_fails(
 async def test_a_slow_answer_is_a_warning(
     tmp_path: Path, base: str, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.doctor_callback.PATIENCE", 0.05)
+    monkeypatch.setattr("bot.doctor_wecom_callback.PATIENCE", 0.05)
 
     async def handler(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.1)
