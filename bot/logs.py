@@ -23,7 +23,8 @@ from bot.config import Config, StoreSettings
 
 HIDDEN = "[hidden]"
 _HANDLER = "glmbot"
-_NOISY = ("aiohttp.access", "alembic", "apscheduler", "asyncio", "sqlalchemy")  # shown from warning on
+_NOISY = ("aiohttp.access", "alembic", "apscheduler", "asyncio")  # shown from warning on, or all at debug
+_PRIVATE = ("aiosqlite", "sqlalchemy")  # never shown below warning: they tell what people wrote
 _SHORTEST = 4  # a shorter "secret" would blank out ordinary words
 _SECRET_KEY = re.compile(
     r"(?:^|[_-])(?:token|secret|password|passwd|api[_-]?key|aes[_-]?key|authorization|cookie)$", re.IGNORECASE
@@ -77,6 +78,8 @@ def configure_logging(config: Config, stream: TextIO | None = None) -> None:
     root.setLevel(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING) if level > logging.DEBUG else level)
+    for name in _PRIVATE:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
     structlog.configure(
         processors=[
             *shared,

@@ -57,6 +57,14 @@ def test_the_level_applies_to_both_and_noisy_libraries_are_quieter(output: Outpu
     assert [line["event"] for line in output.events()] == ["shown"]
 
 
+def test_libraries_that_tell_what_people_wrote_stay_quiet_at_any_level(output: Output) -> None:
+    configure_logging(Config.model_validate({"log": {"format": "json", "level": "debug"}}), output)
+    for name in ("sqlalchemy.engine.Engine", "aiosqlite"):
+        logging.getLogger(name).info("INSERT ... my password is hunter2")
+    logging.getLogger("apscheduler").debug("shown")
+    assert [line["event"] for line in output.events()] == ["shown"]
+
+
 def test_configuring_again_replaces_the_output(output: Output) -> None:
     later = Output()
     configure_logging(Config.model_validate({"log": {"format": "json", "level": "error"}}), later)
