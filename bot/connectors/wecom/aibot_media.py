@@ -20,6 +20,9 @@ from bot.errors import ConnectorError, Undeliverable
 
 FETCH_WITHIN = 60.0
 _PADDING = 32
+_OF_IPV4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+"""NAT64 and the old form of IPv4 addresses: they end in the address that is called."""
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
 class _Internal(OSError):
@@ -94,13 +97,19 @@ def _public(url: str) -> _PublicOnly:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet."""
+    """Whether an IP address is one of the public internet, or stands for such an IPv4 address."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    ip = mapped or ip
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if any(ip in network for network in _OF_IPV4):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+        if ip.is_site_local or ip in _LOCAL_NAT64:
+            return False
     return ip.is_global and not ip.is_multicast
 
 

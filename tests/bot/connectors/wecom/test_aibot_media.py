@@ -90,7 +90,21 @@ async def test_internal_addresses_and_plain_http_are_not_called(
 
 @pytest.mark.parametrize(
     ("address", "public"),
-    [("8.8.8.8", True), ("2001:4860:4860::8888", True), ("fe80::1%eth0", False), ("224.0.0.1", False)],
+    [
+        ("8.8.8.8", True),
+        ("2001:4860:4860::8888", True),
+        ("64:ff9b::808:808", True),
+        ("fe80::1%eth0", False),
+        ("224.0.0.1", False),
+        ("64:ff9b::7f00:1", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("2002:7f00:1::", False),
+        ("2002:a00:1::1", False),
+        ("::127.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("fec0::1", False),
+        ("::", False),
+    ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert is_public(address) is public
