@@ -17,7 +17,7 @@ from bot.connectors.http import Refused, json_object, read_body
 from bot.connectors.wecom import xml
 from bot.connectors.wecom.crypto import BadSignature, Crypto, Undecipherable
 
-MAX_BODY = 256 * 1024
+MAX_BODY = 64 * 1024
 """Callbacks have a few kB; what is larger is not read, as its parsing would delay everybody's messages."""
 
 _SECONDS = re.compile("[0-9]{1,12}")
@@ -54,11 +54,15 @@ class Callback:
     async def verify(self, request: web.Request) -> web.Response:
         """Answer the platform's URL verification (GET): exactly what echostr encrypts.
 
-        Raises Refused: 403 for who may not ask, 400 for what cannot be decrypted.
+        Raises Refused: 403 for who may not ask, 400 for what cannot be decrypted and for messages, which
+        whoever has seen a POST go by could have decrypted here.
         """
         self._check_address(request)
         echo = _parameter(request, "echostr").replace(" ", "+")  # a raw + reads as a blank
-        return web.Response(body=self._open(request, echo).plain, content_type="text/plain", charset="utf-8")
+        plain = self._open(request, echo).plain
+        if plain.startswith((b"<", b"{")):
+            raise Refused(400, "echostr is a message")
+        return web.Response(body=plain, content_type="text/plain", charset="utf-8")
 
     async def open_xml(self, request: web.Request) -> Opened:
         """The message of a POST with an XML body. Raises Refused: 403, 400, 413."""
