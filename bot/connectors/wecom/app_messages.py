@@ -42,8 +42,8 @@ def read(fields: Mapping[str, str], name: str, agent_id: int) -> Message | KfEve
     """What the fields of a callback mean to the application `agent_id`, called `name` in the config.
 
     Messages carry an id that is the same in every copy; events do not, they are told apart by sender,
-    time, event and key (developer document 90238). A click on a menu entry says what its key says.
-    Never raises.
+    time, event and key (developer document 90238), and a message without an id by all it says. A click on
+    a menu entry says what its key says. Never raises.
     """
     kind, agent, user = fields.get("MsgType", ""), fields.get("AgentID", ""), fields.get("FromUserName", "")
     event = fields.get("Event", "").lower() if kind == "event" else ""
@@ -104,11 +104,21 @@ def _segment(fields: Mapping[str, str], kind: str) -> Segment | None:
 
 def _delivery(fields: Mapping[str, str]) -> str:
     """What the inbox dedupes on; a long one is hashed, since the inbox keeps so many characters only."""
-    names = ("FromUserName", "CreateTime", "Event", "EventKey")
-    given = fields.get("MsgId") or ":".join(fields.get(name, "") for name in names)
+    msgid = fields.get("MsgId", "")
+    if msgid.strip("0"):
+        given = msgid
+    else:
+        names = ("FromUserName", "CreateTime", "Event", "EventKey")
+        given = ":".join(fields.get(name, "") for name in names)
+        if fields.get("MsgType") != "event":  # who writes twice within a second says two things
+            given += f":{_digest(repr(sorted(fields.items())))[:16]}"
     if len(given) <= _MAX_DELIVERY:
         return given
-    return hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
+    return _digest(given)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _time(fields: Mapping[str, str]) -> float:

@@ -46,6 +46,14 @@ def message(given: dict[str, str]) -> Message:
     return item
 
 
+def test_texts_without_an_id_are_told_apart_by_what_they_say() -> None:
+    for none in ("0", None):
+        one, other = fields(MsgId=none), fields(MsgId=none, Content="另一句")
+        assert message(one).delivery == message(one).delivery != message(other).delivery
+        assert message(one).delivery != message(fields(MsgId=none, CreateTime="1348831861")).delivery
+        assert 0 < len(message(one).delivery) <= 128
+
+
 def test_a_text_is_what_its_sender_says_in_private() -> None:
     assert message(TEXT) == Message(
         "wecom-app",
