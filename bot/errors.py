@@ -55,6 +55,10 @@ class DataError(BotError):
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
+MAY_HAVE_ARRIVED = 120.0
+"""The patience with a send that got no answer where another try would show it twice: about five tries."""
+
+
 class ConnectorError(BotError):
     """A platform refused or could not be reached; `retry_after` (seconds) when trying again makes sense.
 

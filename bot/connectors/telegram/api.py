@@ -9,7 +9,18 @@ from typing import Any
 import aiohttp
 from pydantic import SecretStr
 
-from bot.errors import ConnectorError
+from bot.errors import MAY_HAVE_ARRIVED, ConnectorError
+
+CONNECT_WITHIN = 10.0
+"""Seconds, or half of all that a call has; after that it is certain that nothing was sent."""
+_SHOWN_TWICE = frozenset({"sendMessage"})
+"""Methods that must not be called twice for nothing."""
+_NOT_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ServerTimeoutError,  # that of connecting: no other one is set beside the total
+    aiohttp.InvalidURL,
+)
 
 
 class ApiError(ConnectorError):
@@ -28,6 +39,7 @@ class ApiError(ConnectorError):
         code: int | None = None,
         retry_after: float | None = None,
         migrate_to: str | None = None,
+        patience: float | None = None,
     ) -> None:
         self.description = description
         self.migrate_to = migrate_to
@@ -35,6 +47,7 @@ class ApiError(ConnectorError):
             f"{method}: {description}" if code is None else f"{method}: {code} {description}",
             retry_after=retry_after,
             code=code,
+            patience=patience,
         )
 
     @property
@@ -75,17 +88,20 @@ class BotApi:
             async with self._session.post(
                 url,
                 json=params or {},
-                timeout=aiohttp.ClientTimeout(total=timeout),
+                timeout=aiohttp.ClientTimeout(total=timeout, connect=min(CONNECT_WITHIN, timeout / 2)),
                 allow_redirects=False,
             ) as response:
                 status, body = response.status, await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # Not `from error`: some of aiohttp's errors carry the URL.
-            raise ApiError(method, _reason(error)) from None
+            unsure = method in _SHOWN_TWICE and not isinstance(error, _NOT_SENT)
+            raise ApiError(method, _reason(error), patience=MAY_HAVE_ARRIVED if unsure else None) from None
         return _result(method, status, body)
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return "no connection in time"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from bot.errors import ConnectorError, Undeliverable
+from bot.connectors.telegram.api import BotApi
+from bot.errors import MAY_HAVE_ARRIVED, ConnectorError, Undeliverable
 from bot.reply import Target
 
 PERSON = Target("telegram", "main", "5", user="5", message_id="7", delivery="42")
@@ -28,6 +30,28 @@ async def test_an_answer_quotes_its_question_and_shows_no_link_preview(
             "link_preview_options": {"is_disabled": True},
         }
     ]
+
+
+async def test_what_may_have_arrived_is_not_tried_for_long(api: Any, connect: Any, part: Any) -> None:
+    telegram = await connect()
+    api.cut("sendMessage")
+    with pytest.raises(ConnectorError) as caught:
+        await telegram.send(part("answer"))
+    assert caught.value.patience == MAY_HAVE_ARRIVED
+    api.cut("editMessageText")
+    await telegram.send(part("shown"))
+    with pytest.raises(ConnectorError) as caught:
+        await telegram.send(part("whole", edits="101"))
+    assert caught.value.patience is None  # an edit can be made twice
+
+
+async def test_what_was_never_sent_is_tried_for_as_long_as_it_takes() -> None:
+    api = BotApi("http://127.0.0.1:9", SecretStr("1:t"))
+    api.open()
+    with pytest.raises(ConnectorError) as caught:
+        await api.call("sendMessage")
+    assert caught.value.patience is None
+    await api.close()
 
 
 async def test_later_parts_quote_nothing(api: Any, connect: Any, part: Any) -> None:
