@@ -6,6 +6,7 @@ Labels hold names from the configuration and fixed words, nothing from a message
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +19,21 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+HeldReason = Literal["member", "appchat", "chat", "robot", "api_pace", "api_frequency"]
+"""Which limit makes a send wait."""
+LostReason = Literal[
+    "expired",
+    "too_long",
+    "invaliduser",
+    "unlicenseduser",
+    "quota",
+    "human",
+    "state",
+    "send_fail",
+    "old",
+]
+"""Why a platform shows nobody what was to be sent."""
 
 
 class Outcome(StrEnum):
@@ -42,11 +58,9 @@ class Metrics:
             "handler_errors", "Handlers that raised or ran too long", "plugin"
         )
         self.sends = self._counter("sends", "Attempts to send", "connector", "outcome")
-        self.held = self._counter(
-            "sends_held",
-            "Sends that a platform's limit made wait, or that it would have dropped in silence",
-            "connector",
-            "reason",
+        self.held = self._counter("sends_held", "Sends that a limit made wait", "connector", "reason")
+        self.lost = self._counter(
+            "sends_lost", "Sends that the platform dropped, or will never take", "connector", "reason"
         )
         self.loop_stalls = self._counter("loop_stalls", "Times the event loop was blocked", "plugin")
         self.handler_seconds = self._histogram("handler_seconds", "Time in one handler", "plugin")

@@ -20,9 +20,14 @@ from bot.app import App
 from bot.cli import app
 from bot.config import Config, LoadedConfig, load_config, validate_plugin_config
 from bot.config_connectors import ConnectorSettings, WecomSettings
+from bot.connectors.wecom.aibot import URL_PATIENCE
+from bot.connectors.wecom.api import SEND_TIMEOUT
+from bot.connectors.wecom.callback import MAX_BODY
 from bot.connectors.wecom.errcodes import EXPLANATIONS
+from bot.connectors.wecom.http import REFUSED_PATIENCE
+from bot.errors import MAY_HAVE_ARRIVED
 from bot.loader import load_plugins
-from bot.metrics import Metrics
+from bot.metrics import HeldReason, LostReason, Metrics
 from plugins.faq.files import read_file
 from plugins.faq.plugin import Config as FaqConfig
 from plugins.handoff.plugin import Config as HandoffConfig
@@ -253,6 +258,21 @@ def test_wecom_guide_explains_codes_that_the_bot_knows() -> None:
     codes = {int(code) for cells in rows_below("错误码") for code in cells[0].split("、")}
     assert len(codes) > 10
     assert codes <= set(EXPLANATIONS)
+
+
+@pytest.mark.parametrize(
+    ("heading", "reasons"), [("等待的限制", HeldReason), ("送不到的消息", LostReason)], ids=["held", "lost"]
+)
+def test_wecom_guide_tells_every_reason_that_is_counted(heading: str, reasons: Any) -> None:
+    told = {reason.strip("`") for cells in rows_below(heading) for reason in cells[-1].split("、")}
+    assert told == set(get_args(reasons))
+
+
+def test_wecom_guide_tells_how_long_is_tried() -> None:
+    text = WECOM.read_text(encoding="utf-8")
+    for seconds in (SEND_TIMEOUT, MAY_HAVE_ARRIVED, REFUSED_PATIENCE, URL_PATIENCE):
+        assert f"{seconds:g} 秒" in text
+    assert f"{MAX_BODY >> 10} KB" in text
 
 
 # -- names ----------------------------------------------------------------------------------

@@ -24,12 +24,13 @@ from bot.connectors.wecom.aibot_media import MediaFiles
 from bot.connectors.wecom.aibot_messages import KIND, Ignored, Reader, Refresh, answered_by
 from bot.connectors.wecom.callback import Callback
 from bot.connectors.wecom.crypto import Crypto
+from bot.connectors.wecom.held import HeldSends
 from bot.connectors.wecom.http import ApiError, Http
 from bot.connectors.wecom.pace import Limit, Pace
-from bot.connectors.wecom.streams import KEEP, MAX_CONTENT, Answer, Stream, Streams, encoded
+from bot.connectors.wecom.streams import KEEP, MAX_CONTENT, Answer, Stream, Streams, Taken, encoded
 from bot.errors import ConnectorError, Overloaded, StoreError, Undeliverable
 from bot.message import Message, Segment
-from bot.metrics import Metrics
+from bot.metrics import LostReason, Metrics
 from bot.reply import Outgoing, Target
 
 log = structlog.get_logger(__name__)
@@ -38,6 +39,11 @@ LIMITS = (Limit(30, 60.0), Limit(1000, 3600.0))
 """Messages to one chat, replies included; a refresh is none."""
 VALID = 3600.0
 """Seconds that a response_url can be used."""
+URL_PATIENCE = 90.0
+"""Seconds for which a response_url is tried: its group's other answers wait, and it may have been used."""
+MAX_WAITED = 60.0
+"""Seconds that WeCom is believed to have waited for a message to arrive: its clock may be another."""
+_BUSY = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ class Aibot:
         self._reader = Reader(settings.name, settings.robot_name, settings.api_base)
         self._media = MediaFiles(crypto, settings.api_base)
         self._streams = Streams()
+        self._taken = Taken()
+        self._held = HeldSends(metrics, settings.name)
         self._pace = Pace(*LIMITS)
         self._inlet: Inlet | None = None
         self._core: Inlet | None = None
@@ -158,12 +166,13 @@ class Aibot:
         form = answered_by(message)
         if receipt.duplicate or not receipt.inbox_id or not form:
             return web.Response()
-        stream = self._open(message.delivery, receipt.inbox_id)
+        waited = min(max(0.0, time.time() - message.time), MAX_WAITED) if message.time else 0.0
+        stream = self._open(message.delivery, receipt.inbox_id, waited=waited)
         stream.asked()
         await stream.settled(self._patience.quick if form == "stream" else self._patience.welcome)
         answer = stream.answer
         silent = answer.is_empty if answer else form == "text"
-        if silent or self._held(message.chat.id):
+        if silent or self._wait(message.chat.id, message.delivery):
             stream.close()  # what comes after all goes to the response_url
             return web.Response()
         if form == "text" and answer:
@@ -224,6 +233,8 @@ class Aibot:
         await response.write_eof()
         if stream is not None:
             stream.written(content, whole=whole)
+            if whole:
+                self._taken.note(stream)
         return response
 
     def _seal(self, body: Mapping[str, Any], nonce: str) -> bytes:
@@ -242,6 +253,12 @@ class Aibot:
         core = self._core
         if core is None:
             raise ConnectorError("the connector has not started", retry_after=1.0)
+        if self._streams.get(target.delivery) is None:
+            rest = self._taken.rest(target.delivery, outgoing.key)
+            if rest is not None:  # WeCom has it, though its stream is forgotten
+                if rest:
+                    await self._post(target, rest, {})
+                return target.delivery
         stream = self._open(target.delivery, outgoing.inbox_id, resumed=True)
         if not outgoing.final:
             stream.say(outgoing.key, outgoing.text)
@@ -266,11 +283,11 @@ class Aibot:
                 parts.clear()
         return [last]
 
-    def _open(self, delivery: str, inbox_id: int, *, resumed: bool = False) -> Stream:
+    def _open(self, delivery: str, inbox_id: int, *, resumed: bool = False, waited: float = 0.0) -> Stream:
         """The stream of a message, begun if need be; `resumed` if its first reply was another process's."""
         stream = self._streams.get(delivery)
         if stream is None:
-            stream = self._streams.open(delivery, inbox_id, self._started_at)
+            stream = self._streams.open(delivery, inbox_id, self._started_at, waited)
             task = asyncio.create_task(self._watch(stream, resumed), name=f"{KIND} {self.name}")
             self._watchers.add(task)
             task.add_done_callback(self._watchers.discard)
@@ -305,37 +322,39 @@ class Aibot:
         if late:
             stream.close()
             thumbs = self._feedback and answer.feedback and not stream.offered
-            await self._post(target, late, {"feedback": {"id": str(stream.inbox_id)}} if thumbs else {})
+            extras = {"feedback": {"id": str(stream.inbox_id)}} if thumbs else {}
+            await self._post(target, late, extras)
 
     async def _post(self, target: Target, pieces: Sequence[str], extras: Mapping[str, Any]) -> None:
         """Use the response_url, which takes one message. Raises ConnectorError."""
         if not target.return_path:
             raise self._lost("expired", "WeCom asks no more, and the message came without a response_url")
-        wait = self._held(target.chat)
+        wait = self._wait(target.chat, target.delivery)
         if wait:
             raise ConnectorError("a chat is shown so many messages only", retry_after=wait)
         payload = {"msgtype": "markdown", "markdown": {"content": pieces[0], **extras}}
         try:
             await self._http.post("aibot/response", target.return_path, payload)
         except ApiError as error:
-            if error.code is None or error.code == -1 or error.retry_after is not None:
-                self._report("retrying", error.problem)
+            passing = error.code in (None, _BUSY) or error.retry_after is not None
+            if passing and not error.refused:
+                self._report("retrying", error.summary)
+                error.patience = URL_PATIENCE
                 raise
             raise self._lost("expired", error.problem) from None
         self._report("ok")
         if len(pieces) > 1:
             self._lost("too_long", f"{len(pieces) - 1} more pieces than one message holds")
 
-    def _held(self, chat: str) -> float:
+    def _wait(self, chat: str, delivery: str) -> float:
         """Count one more message to a chat; the seconds to wait if WeCom would drop it."""
         wait = self._pace.take(chat)
-        if wait:
-            self._metrics.held.labels(self.name, "chat").inc()
+        if wait and self._held.note("chat", delivery):
             log.warning("WeCom would drop more", bot=self.name, reason="chat", wait=round(wait))
         return wait
 
-    def _lost(self, reason: str, problem: str) -> Undeliverable:
-        self._metrics.held.labels(self.name, reason).inc()
+    def _lost(self, reason: LostReason, problem: str) -> Undeliverable:
+        self._metrics.lost.labels(self.name, reason).inc()
         log.warning("an answer is lost, or a part of it", bot=self.name, reason=reason, problem=problem)
         return Undeliverable(problem)
 

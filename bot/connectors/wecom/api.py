@@ -10,14 +10,20 @@ from typing import Any, TypeVar
 import aiohttp
 import structlog
 
+from bot.connectors.wecom.held import HeldSends
 from bot.connectors.wecom.http import ApiError as ApiError
 from bot.connectors.wecom.http import Http as Http
-from bot.connectors.wecom.pace import Pace
+from bot.connectors.wecom.pace import Limit, Pace
 from bot.connectors.wecom.token import AccessToken
+from bot.errors import MAY_HAVE_ARRIVED
 from bot.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+BASE_LIMITS = (Limit(10_000, 60), Limit(150_000, 3600))
+"""Calls of one API by one corp, whatever their secrets. Source: path/90312."""
+SEND_TIMEOUT = 30.0
+"""Seconds that WeCom has to take a message: what it took and did not tell would be sent once more."""
 _REFUSED_TOKEN = frozenset({40014, 41001, 42001})
 _LIMITED = frozenset({45009, 45033})
 _MEDIA_TIMEOUT = 60.0
@@ -29,8 +35,8 @@ _SMALL = 64 << 10
 class QyApi:
     """Calls `base`/cgi-bin/METHOD, with `token` where one is given (group robots have a key instead).
 
-    `pace` counts calls per API, by default together with all who share the token; `connector` is the
-    name under which `metrics` counts what a limit made wait.
+    `pace` counts calls per API, for all who are given it; `connector` is the name under which `metrics`
+    counts the sends that a limit made wait, each `part` of an answer once.
     """
 
     def __init__(
@@ -46,13 +52,16 @@ class QyApi:
         self._http = http
         self._base = base
         self._token = token
-        self._pace = token.pace if pace is None and token is not None else pace
-        self._metrics = metrics
+        self._pace = pace
+        self._held = HeldSends(metrics, connector)
         self._connector = connector
+        self._closed = False
 
     async def close(self) -> None:
-        """Close the HTTP session; may be called again."""
-        await self._http.close()
+        """Have done with the HTTP sessions; may be called again."""
+        if not self._closed:
+            self._closed = True
+            await self._http.close()
 
     async def check(self) -> None:
         """Get a token, to learn whether corp and secret are right. Raises ApiError."""
@@ -66,6 +75,7 @@ class QyApi:
         *,
         params: Mapping[str, str] | None = None,
         timeout: float = 10.0,
+        part: str = "",
     ) -> dict[str, Any]:
         """The answer's fields. Raises ApiError."""
 
@@ -74,7 +84,26 @@ class QyApi:
                 method, self._url(method), payload, params={**(params or {}), **query}, timeout=timeout
             )
 
-        return await self._call(method, once)
+        return await self._call(method, once, part)
+
+    async def send(
+        self,
+        method: str,
+        payload: Mapping[str, Any],
+        *,
+        params: Mapping[str, str] | None = None,
+        part: str = "",
+    ) -> dict[str, Any]:
+        """Post a message that WeCom would show twice if it were sent twice. Raises ApiError.
+
+        Where it may have arrived all the same, the error's patience is short.
+        """
+        try:
+            return await self.post(method, payload, params=params, timeout=SEND_TIMEOUT, part=part)
+        except ApiError as error:
+            if error.unsure and error.method == method:
+                error.patience = MAY_HAVE_ARRIVED
+            raise
 
     async def get(
         self, method: str, params: Mapping[str, str] | None = None, *, timeout: float = 10.0
@@ -87,7 +116,7 @@ class QyApi:
             )
             return answer.result()
 
-        return await self._call(method, once)
+        return await self._call(method, once, "")
 
     async def upload(
         self,
@@ -97,6 +126,7 @@ class QyApi:
         *,
         params: Mapping[str, str] | None = None,
         method: str = "media/upload",
+        part: str = "",
     ) -> str:
         """The media_id of an uploaded image, voice, video or file, valid for 3 days. Raises ApiError."""
 
@@ -116,7 +146,7 @@ class QyApi:
             )
             return answer.result()
 
-        media_id = (await self._call(method, once)).get("media_id")
+        media_id = (await self._call(method, once, part)).get("media_id")
         if not isinstance(media_id, str) or not media_id:
             raise ApiError(method, "an answer without media_id")
         return media_id
@@ -136,7 +166,7 @@ class QyApi:
             )
             return answer.content()
 
-        content = await self._call(method, once)
+        content = await self._call(method, once, "")
         if len(content) > limit:
             raise ApiError(method, f"the file has more than {limit} bytes")
         return content
@@ -144,11 +174,11 @@ class QyApi:
     def _url(self, method: str) -> str:
         return f"{self._base}/cgi-bin/{method}"
 
-    async def _call(self, method: str, once: Callable[[Mapping[str, str]], Awaitable[T]]) -> T:
+    async def _call(self, method: str, once: Callable[[Mapping[str, str]], Awaitable[T]], part: str) -> T:
         """Make a call within the limits; once more with a new token if the platform refuses this one."""
         wait = self._pace.take(method) if self._pace else 0.0
         if wait:
-            self._count("api_pace")
+            self._held.note("api_pace", part)
             raise ApiError(method, "as many calls as WeCom takes are made already", retry_after=wait)
         try:
             if self._token is None:
@@ -162,13 +192,9 @@ class QyApi:
             return await once({"access_token": await self._token.renew(token)})
         except ApiError as error:
             if error.code in _LIMITED:
-                self._count("api_frequency")
+                self._held.note("api_frequency", part)
                 log.warning("WeCom limits calls", connector=self._connector, problem=error.problem)
             raise
-
-    def _count(self, reason: str) -> None:
-        if self._metrics is not None:
-            self._metrics.held.labels(self._connector, reason).inc()
 
 
 def file_name(name: str) -> str:

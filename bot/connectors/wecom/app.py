@@ -19,7 +19,7 @@ from bot.connectors.wecom.app_messages import KIND, Ignored, KfEvent, read
 from bot.connectors.wecom.app_sender import MAX_TEXT, AppSender, plain_text
 from bot.connectors.wecom.callback import Callback
 from bot.connectors.wecom.passive import PassiveReplies
-from bot.errors import ConnectorError, Overloaded, StoreError, Undeliverable
+from bot.errors import Overloaded, StoreError, Undeliverable
 from bot.message import Message, Segment
 from bot.metrics import Metrics
 from bot.reply import Outgoing, Target
@@ -190,7 +190,7 @@ class App:
         for delay in itertools.chain(CHECKS, itertools.repeat(CHECKS[-1])):
             try:
                 await self._api.check()
-            except ConnectorError as error:
+            except ApiError as error:
                 self._fails(error)
                 await asyncio.sleep(delay)
             else:
@@ -201,7 +201,7 @@ class App:
         if self.status.state in ("starting", "retrying"):
             self.status.state, self.status.detail = "ok", ""
 
-    def _fails(self, error: ConnectorError) -> None:
+    def _fails(self, error: ApiError) -> None:
         if self.status.state in ("starting", "ok"):
             self.status.state = "retrying"
-        self.status.detail = error.problem
+        self.status.detail = error.summary

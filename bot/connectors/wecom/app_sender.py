@@ -10,10 +10,11 @@ import structlog
 from bot.config_connectors import WecomAppSettings
 from bot.connectors.wecom import markdown
 from bot.connectors.wecom.api import ApiError, QyApi
+from bot.connectors.wecom.held import HeldSends
 from bot.connectors.wecom.pace import Limit, Pace
 from bot.errors import ConnectorError, Undeliverable
 from bot.message import clean_text
-from bot.metrics import Metrics
+from bot.metrics import HeldReason, LostReason, Metrics
 from bot.reply import Outgoing
 
 log = structlog.get_logger(__name__)
@@ -22,10 +23,11 @@ MAX_TEXT = 2048
 APPCHAT = "appchat:"
 """Begins the id of a group chat that the application has made."""
 PER_MEMBER = (Limit(30, 60.0), Limit(1000, 3600.0))
-PER_APPCHAT = (Limit(200, 60.0),)
+PER_APPCHAT = (Limit(200, 60.0), Limit(10_000, 86_400.0))
 """What one member is shown; WeCom drops more than that without an error (documents 90236 and 90312)."""
 _VOICE = b"#!AMR"
 _NOBODY = 81013
+_MISSED: tuple[LostReason, ...] = ("invaliduser", "unlicenseduser")
 
 
 class AppSender:
@@ -37,9 +39,9 @@ class AppSender:
         self._markdown = settings.markdown
         self._api = api
         self._metrics = metrics
+        self._held = HeldSends(metrics, settings.name)
         self._members = Pace(*PER_MEMBER)
         self._appchats = Pace(*PER_APPCHAT)
-        self._held: set[str] = set()
 
     async def send(self, outgoing: Outgoing) -> str | None:
         """Send one part; returns WeCom's msgid.
@@ -66,24 +68,23 @@ class AppSender:
         group = chat.startswith(APPCHAT)
         wait = (self._appchats if group else self._members).take(chat)
         if not wait:
-            self._held.discard(chat)
             return
-        if chat not in self._held:
-            self._held.add(chat)
-            self._count("appchat" if group else "member", "WeCom would drop more", outgoing, wait=round(wait))
+        reason: HeldReason = "appchat" if group else "member"
+        if self._held.note(reason, outgoing.key):
+            self._warn("WeCom would drop more", reason, outgoing, wait=round(wait))
         raise ConnectorError("one receiver is shown so many messages only", retry_after=wait)
 
     def _check_receivers(self, chat: str, answer: Mapping[str, Any], outgoing: Outgoing) -> None:
         """A success that names the receivers it did not reach, in lower case."""
-        for reason in ("invaliduser", "unlicenseduser"):
+        for reason in _MISSED:
             missed = {user for user in str(answer.get(reason) or "").split("|") if user}
             if missed:
-                self._count(reason, "WeCom did not deliver", outgoing, receivers=len(missed))
+                self._metrics.lost.labels(self._name, reason).inc()
+                self._warn("WeCom did not deliver", reason, outgoing, receivers=len(missed))
                 if missed.issuperset(chat.lower().split("|")):
                     raise Undeliverable(f"message/send: {reason}", code=_NOBODY)
 
-    def _count(self, reason: str, event: str, outgoing: Outgoing, **facts: object) -> None:
-        self._metrics.held.labels(self._name, reason).inc()
+    def _warn(self, event: str, reason: str, outgoing: Outgoing, **facts: object) -> None:
         log.warning(event, bot=self._name, reason=reason, outbox=outgoing.id, **facts)
 
     # -- what is sent -----------------------------------------------------------------------
@@ -92,12 +93,15 @@ class AppSender:
         """Send a part as what it is; what WeCom refuses of it, as text."""
         if outgoing.attachment is not None or (outgoing.markdown and self._markdown):
             try:
-                return await self._api.post(method, {**place, **await self._shown(outgoing)})
+                return await self._send(method, {**place, **await self._shown(outgoing)}, outgoing)
             except ApiError as error:
-                if not error.permanent:
+                if not error.refused:
                     raise
                 log.warning("refused, sending text instead", bot=self._name, problem=error.problem)
-        return await self._api.post(method, {**place, **_content("text", plain_text(outgoing))})
+        return await self._send(method, {**place, **_content("text", plain_text(outgoing))}, outgoing)
+
+    async def _send(self, method: str, payload: Mapping[str, Any], outgoing: Outgoing) -> dict[str, Any]:
+        return await self._api.send(method, payload, part=outgoing.key)
 
     async def _shown(self, outgoing: Outgoing) -> dict[str, Any]:
         """The message; a recording of a kind that WeCom does not play goes as a file."""
@@ -108,7 +112,7 @@ class AppSender:
             article = {"title": item.name or item.url, "description": item.text, "url": item.url}
             return {"msgtype": "news", "news": {"articles": [article]}}
         kind = "file" if item.kind == "voice" and not item.data.startswith(_VOICE) else item.kind
-        media_id = await self._api.upload(kind, item.name, item.data)
+        media_id = await self._api.upload(kind, item.name, item.data, part=outgoing.key)
         return {"msgtype": kind, kind: {"media_id": media_id}}
 
 

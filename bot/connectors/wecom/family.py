@@ -18,11 +18,12 @@ from bot.config_connectors import (
 )
 from bot.connectors.base import Connector
 from bot.connectors.wecom.aibot import Aibot
-from bot.connectors.wecom.api import Http, QyApi
+from bot.connectors.wecom.api import BASE_LIMITS, Http, QyApi
 from bot.connectors.wecom.app import App
 from bot.connectors.wecom.callback import Callback
 from bot.connectors.wecom.crypto import Crypto
 from bot.connectors.wecom.kf import Kf
+from bot.connectors.wecom.pace import Pace
 from bot.connectors.wecom.robot import Robot
 from bot.connectors.wecom.token import AccessToken
 from bot.metrics import Metrics
@@ -60,13 +61,13 @@ def build(
                     item,
                     callback=parts.callback(crypto, item),
                     crypto=crypto,
-                    http=parts.http,
+                    http=parts.http.join(),
                     catalogue=catalogue,
                     language=language,
                     metrics=metrics,
                 )
             case WecomRobotSettings():
-                api = QyApi(parts.http, item.api_base, metrics=metrics, connector=item.name)
+                api = QyApi(parts.http.join(), item.api_base, metrics=metrics, connector=item.name)
                 built[item.name] = Robot(item, api=api, metrics=metrics)
     for item in settings:
         if isinstance(item, WecomKfSettings):
@@ -80,20 +81,27 @@ def build(
 
 
 class _Parts:
-    """What the connectors share: one pool of connections, one token for each corp and secret."""
+    """What the connectors share: one pool of connections, one token for each corp and secret.
+
+    Limits count the calls of a corp, whatever their secrets.
+    """
 
     def __init__(self, max_body: int, metrics: Metrics) -> None:
-        self.http = Http()
+        self.http = Http(users=0)
         self._max_body = max_body
         self._metrics = metrics
         self._tokens: dict[tuple[str, str, str], AccessToken] = {}
+        self._paces: dict[tuple[str, str], Pace] = {}
 
     def api(self, name: str, base: str, corp_id: str, secret: SecretStr) -> QyApi:
         """The API of an application or account, with the token of all that have its corp and secret."""
         key = (base, corp_id, secret.get_secret_value())
         if key not in self._tokens:
             self._tokens[key] = AccessToken(self.http, base, corp_id, secret)
-        return QyApi(self.http, base, self._tokens[key], metrics=self._metrics, connector=name)
+        pace = self._paces.setdefault((base, corp_id), Pace(*BASE_LIMITS))
+        return QyApi(
+            self.http.join(), base, self._tokens[key], pace=pace, metrics=self._metrics, connector=name
+        )
 
     def callback(self, crypto: Crypto, settings: WecomCallback) -> Callback:
         """The gate of one route."""

@@ -35,11 +35,6 @@ class Pace:
         self._clock = clock
         self._keys: OrderedDict[str, deque[float]] = OrderedDict()
 
-    @property
-    def tracked(self) -> int:
-        """How many keys are remembered."""
-        return len(self._keys)
-
     def take(self, key: str) -> float:
         """Count one more for `key`: 0.0; or the seconds until it fits, and nothing is counted."""
         now = self._clock()

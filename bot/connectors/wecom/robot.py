@@ -14,6 +14,7 @@ from bot.config_connectors import WecomRobotSettings
 from bot.connectors.base import Capabilities, Inlet, Status
 from bot.connectors.wecom import markdown
 from bot.connectors.wecom.api import ApiError, QyApi
+from bot.connectors.wecom.held import HeldSends
 from bot.connectors.wecom.pace import Limit, Pace
 from bot.errors import ConnectorError, Undeliverable
 from bot.metrics import Metrics
@@ -42,9 +43,8 @@ class Robot:
         )
         self._key = {"key": settings.key.get_secret_value()}
         self._api = api
-        self._metrics = metrics
         self._pace = Pace(PER_ROBOT)
-        self._held: set[str] = set()
+        self._held = HeldSends(metrics, settings.name)
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         """None: WeCom calls nobody for these robots."""
@@ -86,7 +86,7 @@ class Robot:
                 raise Undeliverable(error.problem, code=error.code) from None
             if self.status.state == "ok":
                 self.status.state = "retrying"
-            self.status.detail = error.problem
+            self.status.detail = error.summary
             raise
         if self.status.state == "retrying":
             self.status.state, self.status.detail = "ok", ""
@@ -96,11 +96,8 @@ class Robot:
         """Count a message against the limit. Raises ConnectorError until it fits."""
         wait = self._pace.take("")
         if not wait:
-            self._held.discard(outgoing.key)
             return
-        if outgoing.key not in self._held:
-            self._held.add(outgoing.key)
-            self._metrics.held.labels(self.name, "robot").inc()
+        if self._held.note("robot", outgoing.key):
             log.warning(
                 "a robot may send no more for now", bot=self.name, outbox=outgoing.id, wait=round(wait)
             )
@@ -110,15 +107,15 @@ class Robot:
         """Send a part as what it is, or as text: an older WeCom does not take markdown_v2, say."""
         if outgoing.attachment is not None or outgoing.markdown:
             try:
-                await self._post(*await self._shown(outgoing))
+                await self._post(*await self._shown(outgoing), outgoing)
             except ApiError as error:
-                if not error.permanent:
+                if not error.refused:
                     raise
                 log.warning("refused, sending text instead", bot=self.name, problem=error.problem)
             else:
                 return
         text = markdown.plain(outgoing.text) if outgoing.markdown else outgoing.text
-        await self._post("text", {"content": text})
+        await self._post("text", {"content": text}, outgoing)
 
     async def _shown(self, outgoing: Outgoing) -> tuple[str, dict[str, Any]]:
         """(msgtype, content); an image or recording of a kind that WeCom does not show goes as a file."""
@@ -133,9 +130,15 @@ class Robot:
             return "image", {"base64": base64.b64encode(item.data).decode(), "md5": digest}
         kind = "voice" if item.kind == "voice" and item.data.startswith(_VOICE) else "file"
         media_id = await self._api.upload(
-            kind, item.name, item.data, params=self._key, method="webhook/upload_media"
+            kind,
+            item.name,
+            item.data,
+            params=self._key,
+            method="webhook/upload_media",
+            part=outgoing.key,
         )
         return kind, {"media_id": media_id}
 
-    async def _post(self, msgtype: str, content: dict[str, Any]) -> None:
-        await self._api.post("webhook/send", {"msgtype": msgtype, msgtype: content}, params=self._key)
+    async def _post(self, msgtype: str, content: dict[str, Any], outgoing: Outgoing) -> None:
+        payload = {"msgtype": msgtype, msgtype: content}
+        await self._api.send("webhook/send", payload, params=self._key, part=outgoing.key)

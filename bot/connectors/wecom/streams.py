@@ -26,6 +26,8 @@ MAX_IMAGE = 10 << 20
 KEEP = 900.0
 """Seconds that a stream is remembered: WeCom asks for 6 minutes, and a copy of its question may be late."""
 CAPACITY = 10_000
+REMEMBER = 2 * 3600.0
+"""Seconds that what WeCom has taken is remembered: as long as an answer may wait behind another, and more."""
 _IMAGE_TYPES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
@@ -88,15 +90,16 @@ def _fitting(text: str) -> str:
 class Stream:
     """One answer on its way to WeCom.
 
-    `asked_at` is when WeCom last asked (monotonic); `offered` tells that thumbs were offered with it.
+    `asked_at` is when WeCom last asked (monotonic), `waited` for how many seconds it has waited already;
+    `offered` tells that thumbs were offered with it.
     It ends in one of two ways: WeCom takes the whole answer, or the stream is closed without.
     """
 
-    def __init__(self, name: str, inbox_id: int, asked_at: float) -> None:
+    def __init__(self, name: str, inbox_id: int, asked_at: float, waited: float = 0.0) -> None:
         self.id = name
         self.inbox_id = inbox_id
         self.asked_at = asked_at
-        self.opened_at = time.monotonic()
+        self.opened_at = time.monotonic() - waited
         self.answer: Answer | None = None
         self.offered = False
         self._said: dict[str, str] = {}
@@ -109,7 +112,7 @@ class Stream:
 
     @property
     def age(self) -> float:
-        """Seconds since it was opened."""
+        """Seconds since WeCom began to wait for it."""
         return time.monotonic() - self.opened_at
 
     @property
@@ -220,15 +223,43 @@ class Streams:
         """The stream, while it is remembered."""
         return self._streams.get(name)
 
-    def open(self, name: str, inbox_id: int, asked_at: float) -> Stream:
-        """A new stream."""
+    def open(self, name: str, inbox_id: int, asked_at: float, waited: float = 0.0) -> Stream:
+        """A new stream, for which WeCom waits for so many seconds already."""
         while self._streams:
             oldest = next(iter(self._streams.values()))
             if oldest.age < self._keep and len(self._streams) < self._capacity:
                 break
             del self._streams[oldest.id]
-        stream = self._streams[name] = Stream(name, inbox_id, asked_at)
+        stream = self._streams[name] = Stream(name, inbox_id, asked_at, waited)
         return stream
 
     def __len__(self) -> int:
         return len(self._streams)
+
+
+class Taken:
+    """The answers that WeCom has taken from their streams, by stream; each for `REMEMBER` seconds.
+
+    Streams are forgotten sooner, and the part that stands for an answer may wait behind others of its chat.
+    """
+
+    def __init__(self, *, capacity: int = 5 * CAPACITY) -> None:
+        self._capacity = capacity
+        self._answers: OrderedDict[str, tuple[float, frozenset[str], tuple[str, ...]]] = OrderedDict()
+
+    def note(self, stream: Stream) -> None:
+        """WeCom has taken the answer of a stream."""
+        if stream.answer is None or stream.id in self._answers:
+            return
+        now = time.monotonic()
+        while self._answers:
+            name, (since, *_) = next(iter(self._answers.items()))
+            if now - since < REMEMBER and len(self._answers) < self._capacity:
+                break
+            del self._answers[name]
+        self._answers[stream.id] = (now, stream.answer.keys, stream.answer.pieces[1:])
+
+    def rest(self, stream: str, key: str) -> tuple[str, ...] | None:
+        """What was left over of an answer that has this part; None for one that WeCom did not take."""
+        _, keys, rest = self._answers.get(stream, (0.0, frozenset[str](), ()))
+        return rest if key in keys else None

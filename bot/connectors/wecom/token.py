@@ -10,13 +10,10 @@ from typing import Any
 import structlog
 from pydantic import SecretStr
 
-from bot.connectors.wecom.http import ApiError, Http
+from bot.connectors.wecom.http import GETTOKEN, ApiError, Http
 from bot.connectors.wecom.pace import Limit, Pace
 
 log = structlog.get_logger(__name__)
-METHOD = "gettoken"
-BASE_LIMITS = (Limit(10_000, 60), Limit(150_000, 3600))
-"""Calls of one API by one corp. Source: path/90312."""
 LIFETIME = 7200
 EARLY = 300
 """Seconds before its end at which a token is replaced; a tenth of the lifetime where that is less."""
@@ -30,7 +27,7 @@ RENEWALS = Limit(10, 60)
 class AccessToken:
     """The token of one corp and secret, to be shared by everything that calls with them.
 
-    `pace` counts those calls. Source: path/91039.
+    Source: path/91039.
     """
 
     def __init__(
@@ -42,9 +39,8 @@ class AccessToken:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pace = Pace(*BASE_LIMITS, clock=clock)
         self._http = http
-        self._url = f"{base}/cgi-bin/{METHOD}"
+        self._url = f"{base}/cgi-bin/{GETTOKEN}"
         self._corp_id = corp_id
         self._secret = secret
         self._clock = clock
@@ -78,9 +74,9 @@ class AccessToken:
         Raises ApiError.
         """
         if stale == self._value:
-            wait = self._renewals.take(METHOD)
+            wait = self._renewals.take(GETTOKEN)
             if wait:
-                raise ApiError(METHOD, "tokens are refused again and again", retry_after=wait)
+                raise ApiError(GETTOKEN, "tokens are refused again and again", retry_after=wait)
             self._value = ""
         return await self.get()
 
@@ -88,7 +84,7 @@ class AccessToken:
         """Ask for a token; a failure is returned, to be raised afresh for each who waits."""
         query = {"corpid": self._corp_id, "corpsecret": self._secret.get_secret_value()}
         try:
-            answer = await self._http.fetch(METHOD, "GET", self._url, params=query)
+            answer = await self._http.fetch(GETTOKEN, "GET", self._url, params=query)
             self._take(answer.result())
         except ApiError as error:
             pause = AFTER_SILENCE if error.code is None else AFTER_REFUSAL
@@ -103,7 +99,7 @@ class AccessToken:
     def _take(self, fields: Mapping[str, Any]) -> None:
         value, seconds = fields.get("access_token"), fields.get("expires_in")
         if not isinstance(value, str) or not value:
-            raise ApiError(METHOD, "an answer without a token")
+            raise ApiError(GETTOKEN, "an answer without a token")
         # A lifetime that makes no sense: the platform will say itself when it has expired.
         lifetime = seconds if isinstance(seconds, int) and seconds >= 60 else LIFETIME
         now = self._clock()

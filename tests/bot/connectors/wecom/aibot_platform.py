@@ -141,10 +141,15 @@ class Robot:
         return {outcome: count for outcome, count in counts.items() if count}
 
     def held(self, reason: str) -> float | None:
-        """How often a limit or the end of an answer's time was counted."""
-        return self.metrics.registry.get_sample_value(
-            "glmbot_sends_held_total", {"connector": "robot", "reason": reason}
-        )
+        """How many answers had to wait for a limit."""
+        return self._counted("glmbot_sends_held_total", reason)
+
+    def lost(self, reason: str) -> float | None:
+        """How many answers nobody was shown, or not all of them."""
+        return self._counted("glmbot_sends_lost_total", reason)
+
+    def _counted(self, name: str, reason: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, {"connector": "robot", "reason": reason})
 
 
 Serve = Callable[..., Awaitable[Robot]]

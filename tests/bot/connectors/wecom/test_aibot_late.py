@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from structlog.testing import capture_logs
 from bot import Message, Plugin, Reply, Session
 from bot.connectors.wecom import aibot as module
 from bot.connectors.wecom.pace import Limit
-from bot.connectors.wecom.streams import MAX_CONTENT
-from bot.errors import Undeliverable
+from bot.connectors.wecom.streams import MAX_CONTENT, Answer, Stream, Streams, Taken
+from bot.errors import ConnectorError, Undeliverable
 from bot.reply import Outgoing, Target
-from tests.bot.connectors.wecom.aibot_platform import METHOD, QUICK, Serve, echo, held, posted, serving
+from tests.bot.connectors.wecom.aibot_platform import METHOD, QUICK, Robot, Serve, echo, held, posted, serving
 from tests.bot.connectors.wecom.qyapi import FakeQyApi
 
 
@@ -26,6 +27,13 @@ from tests.bot.connectors.wecom.qyapi import FakeQyApi
 async def serve(tmp_path: Path, api_base: str, qyapi: FakeQyApi) -> AsyncIterator[Serve]:
     async with serving(tmp_path, api_base, qyapi) as start:
         yield start
+
+
+async def final_part(robot: Robot, delivery: str) -> Outgoing:
+    """The last part of the answer to a message, once it is committed."""
+    inbox_id = await robot.app.dispatch.find("wecom-aibot", "robot", delivery)
+    assert inbox_id is not None
+    return (await robot.app.dispatch.outcome(inbox_id, wait=5.0)).replies[-1]
 
 
 # -- answers that WeCom does not fetch ------------------------------------------------------
@@ -109,7 +117,7 @@ async def test_the_second_piece_of_a_long_answer_goes_to_the_response_url_and_th
         assert 10_000 < len(content.encode()) <= MAX_CONTENT
         assert content.endswith("。")
     assert len(posted(qyapi)) == 1
-    assert robot.held("too_long") == 1
+    assert robot.lost("too_long") == 1
 
 
 @pytest.mark.parametrize("code", [40058, 93000, 123456])
@@ -121,8 +129,40 @@ async def test_a_refused_answer_is_lost_in_the_open(serve: Serve, qyapi: FakeQyA
     gate.set()
     with capture_logs() as logs:
         assert await robot.outcome() == {"failed": 1}
-    assert robot.held("expired") == 1
+    assert robot.lost("expired") == 1
     assert [entry["reason"] for entry in logs if "reason" in entry] == ["expired"]
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_a_response_url_that_is_gone_does_not_block_its_chat(
+    serve: Serve, qyapi: FakeQyApi, status: int
+) -> None:
+    plugin, gate = held()
+    robot = await serve(plugin, QUICK)
+    await robot.wecom.ask()
+    qyapi.reply(METHOD, web.Response(text="gone", status=status))
+    gate.set()
+    assert await robot.outcome() == {"failed": 1}
+    assert robot.lost("expired") == 1
+
+
+async def test_a_response_url_is_not_tried_for_an_hour(serve: Serve, qyapi: FakeQyApi) -> None:
+    plugin, gate = held()
+    robot = await serve(plugin, QUICK)
+    first = await robot.wecom.ask()
+    await asyncio.sleep(QUICK.gone)
+    problems = [web.Response(text="bad gateway", status=502), web.Response(status=429)]
+    for problem in problems:
+        qyapi.reply(METHOD, problem)
+    qyapi.cut(METHOD)
+    qyapi.refuse(METHOD, 45009)
+    gate.set()
+    part = await final_part(robot, first["id"])
+    for _ in range(4):
+        with pytest.raises(ConnectorError) as caught:
+            await robot.connector.send(part)
+        assert caught.value.patience == module.URL_PATIENCE == 90
+    assert not qyapi.problems
 
 
 async def test_an_outage_is_waited_for(serve: Serve, qyapi: FakeQyApi) -> None:
@@ -153,7 +193,7 @@ async def test_a_response_url_outside_api_base_is_never_called(serve: Serve) -> 
         gate.set()
         assert await robot.outcome() == {"failed": 1}
     assert calls == []
-    assert robot.held("expired") == 1
+    assert robot.lost("expired") == 1
 
 
 async def test_what_a_chat_cannot_be_shown_now_is_not_lost(
@@ -168,7 +208,7 @@ async def test_what_a_chat_cannot_be_shown_now_is_not_lost(
         await robot.settled()
     assert posted(qyapi) == ["echo rate"]
     assert "feedback" in qyapi.of(METHOD)[0]["markdown"]
-    assert robot.held("chat")
+    assert robot.held("chat") == 1
     assert "chat" in [entry.get("reason") for entry in logs]
 
 
@@ -180,6 +220,74 @@ async def test_a_robot_cannot_speak_first(serve: Serve) -> None:
     robot = await serve(echo()[0])
     with pytest.raises(Undeliverable, match="cannot speak first"):
         await robot.connector.send(Outgoing(Target("wecom-aibot", "robot", "zhang"), "hi", "k"))
+
+
+# -- answers that WeCom has, and that wait to be marked as sent -----------------------------
+
+
+async def test_what_wecom_has_taken_is_not_sent_again_once_its_stream_is_forgotten(
+    serve: Serve, qyapi: FakeQyApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Streams", lambda: Streams(capacity=1))
+    robot = await serve(echo()[0], QUICK)
+    stream = await robot.wecom.ask()
+    part = await final_part(robot, stream["id"])
+    await robot.wecom.ask(user="li")
+    assert await robot.connector.send(part) == stream["id"]
+    assert not qyapi.calls
+
+
+def test_the_rest_of_a_long_answer_is_known_once_its_stream_is_forgotten() -> None:
+    stream = Stream("m1", 7, 0.0)
+    parts = [Outgoing(Target("wecom-aibot", "robot", "zhang"), "一二三四五六七八九。" * 1000, "k")]
+    stream.finish(Answer.of(parts))
+    taken = Taken()
+    taken.note(stream)
+    rest = taken.rest("m1", "k")
+    assert rest is not None
+    assert [len(piece.encode()) < MAX_CONTENT for piece in rest] == [True]
+    assert (taken.rest("m1", "of another answer"), taken.rest("m2", "k")) == (None, None)
+
+
+def test_what_was_taken_is_remembered_for_more_than_an_hour_and_within_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = Taken(capacity=2)
+    now = time.monotonic()
+
+    def take(name: str, at: float) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: at)
+        stream = Stream(name, 7, 0.0)
+        stream.finish(Answer.of([Outgoing(Target("wecom-aibot", "robot", "zhang"), "hi", name)]))
+        taken.note(stream)
+
+    def known() -> list[str]:
+        return [name for name in "abcd" if taken.rest(name, name) is not None]
+
+    take("a", now)
+    take("b", now + 3700)
+    assert known() == ["a", "b"]
+    take("c", now + 3701)
+    assert known() == ["b", "c"]
+    take("d", now + 3700 + 3 * 3600)
+    assert known() == ["d"]
+
+
+async def test_the_end_of_a_stream_counts_from_the_messages_own_time(serve: Serve) -> None:
+    plugin, _ = held()
+    robot = await serve(plugin, replace(QUICK, gone=60.0, forced=30.0))
+    on_its_way = await robot.wecom.ask(create_time=int(time.time()) - 40)
+    assert (await robot.wecom.refresh(on_its_way["id"]))["finish"]
+    for odd in (0, int(time.time()) + 3600, int(time.time())):
+        stream = await robot.wecom.ask(create_time=odd, user="li")
+        assert not (await robot.wecom.refresh(stream["id"]))["finish"]
+
+
+async def test_a_clock_that_is_hours_ahead_does_not_end_streams_early(serve: Serve) -> None:
+    plugin, _ = held()
+    robot = await serve(plugin, replace(QUICK, gone=60.0, forced=module.MAX_WAITED + 5))
+    stream = await robot.wecom.ask(create_time=int(time.time()) - 7200)
+    assert not (await robot.wecom.refresh(stream["id"]))["finish"]
 
 
 # -- restarts -------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot.connectors.wecom import api as api_module
 from bot.connectors.wecom.api import ApiError, Http, QyApi, file_name
 from bot.connectors.wecom.http import MAX_JSON
 from bot.connectors.wecom.pace import Limit, Pace
 from bot.connectors.wecom.token import AccessToken
+from bot.errors import MAY_HAVE_ARRIVED
 from bot.metrics import Metrics
-from tests.bot.connectors.wecom.qyapi import AGENT, KEY, FakeQyApi
+from tests.bot.connectors.wecom.qyapi import AGENT, KEY, Call, FakeQyApi, Refusal
 
 
 def message(text: str = "您好") -> dict[str, Any]:
@@ -170,16 +172,100 @@ async def test_after_close_nothing_is_called(api: QyApi, qyapi: FakeQyApi) -> No
     assert "closed" in str(await refused(api))
 
 
+# -- how long an answer is tried ------------------------------------------------------------
+
+
+async def send(api: QyApi) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        await api.send("message/send", message())
+    return caught.value
+
+
+async def test_what_may_have_arrived_is_not_tried_for_long(
+    api: QyApi, qyapi: FakeQyApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.send("message/send", message())
+    qyapi.cut("message/send")
+    errors = [await send(api)]
+    for status in (200, 502, 504):
+        qyapi.reply("message/send", web.Response(text="gateway", status=status))
+        errors.append(await send(api))
+    monkeypatch.setattr(api_module, "SEND_TIMEOUT", 0.1)
+    qyapi.gates["message/send"] = asyncio.Event()
+    errors.append(await send(api))
+    qyapi.gates["message/send"].set()
+    assert [error.patience for error in errors] == [MAY_HAVE_ARRIVED] * 5
+    assert [error.refused for error in errors] == [False] * 5
+
+
+async def test_a_slow_wecom_has_half_a_minute(api: QyApi, qyapi: FakeQyApi) -> None:
+    assert api_module.SEND_TIMEOUT == 30
+
+
+async def test_what_was_never_sent_is_tried_for_as_long_as_it_takes(
+    http: Http, api: QyApi, token: AccessToken, qyapi: FakeQyApi
+) -> None:
+    for _ in range(2):  # the client itself repeats a GET once
+        qyapi.cut("gettoken")
+    error = await send(api)
+    assert (error.method, error.patience) == ("gettoken", None)
+    no_token_needed = QyApi(http, "http://127.0.0.1:9")
+    error = await send(no_token_needed)
+    assert (error.method, error.patience) == ("message/send", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "patience"),
+    [(7, 600), (999_999, 600), (60020, None), (40001, None), (48002, None), (45009, None), (-1, None)],
+)
+async def test_a_refusal_that_nobody_knows_is_not_tried_for_days(
+    api: QyApi, qyapi: FakeQyApi, code: int, patience: float | None
+) -> None:
+    qyapi.refuse("message/send", code)
+    error = await send(api)
+    assert (error.patience, error.refused, error.permanent) == (patience, patience is not None, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "patience"), [(400, 600), (403, 600), (404, 600), (408, None), (429, None), (307, None)]
+)
+async def test_a_refusal_without_errcode_is_not_tried_for_days(
+    api: QyApi, qyapi: FakeQyApi, status: int, patience: float | None
+) -> None:
+    qyapi.reply("message/send", web.Response(text="no", status=status))
+    error = await send(api)
+    assert (error.patience, error.refused) == (patience, patience is not None)
+
+
+async def test_a_secret_that_is_refused_can_be_mended_whatever_the_errcode(
+    api: QyApi, qyapi: FakeQyApi
+) -> None:
+    qyapi.refuse("gettoken", 999_999)
+    error = await send(api)
+    assert (error.method, error.patience, error.refused) == ("gettoken", None, False)
+
+
+async def test_the_summary_has_none_of_the_platforms_words(api: QyApi, qyapi: FakeQyApi) -> None:
+    def refuse(call: Call) -> dict[str, Any]:
+        raise Refusal(60020, "not allow to access from your ip, from ip: 203.0.113.9")
+
+    qyapi.answers["message/send"] = refuse
+    error = await send(api)
+    assert "203.0.113.9" in error.problem
+    assert "203.0.113.9" not in error.summary
+    assert error.explanation is not None
+    assert error.explanation.en in error.summary
+
+
 # -- limits ---------------------------------------------------------------------------------
 
 
-async def test_callers_of_one_token_share_the_limits_of_each_api(
+async def test_callers_of_one_pace_share_the_limits_of_each_api(
     http: Http, api_base: str, token: AccessToken, qyapi: FakeQyApi
 ) -> None:
-    token.pace = Pace(Limit(2, 60))
-    metrics = Metrics()
-    one = QyApi(http, api_base, token)
-    other = QyApi(http, api_base, token, metrics=metrics, connector="shop")
+    pace, metrics = Pace(Limit(2, 60)), Metrics()
+    one = QyApi(http, api_base, token, pace=pace)
+    other = QyApi(http, api_base, token, pace=pace, metrics=metrics, connector="shop")
     await one.post("message/send", message())
     await other.post("message/send", message())
     error = await refused(other)
@@ -187,7 +273,10 @@ async def test_callers_of_one_token_share_the_limits_of_each_api(
     assert error.retry_after is not None
     assert 59 < error.retry_after <= 60
     assert len(qyapi.of("message/send")) == 2
-    assert held(metrics, "api_pace") == 1
+    for part in ("p1", "p1", "p2"):
+        with pytest.raises(ApiError):
+            await other.send("message/send", message(), part=part)
+    assert held(metrics, "api_pace") == 2  # parts, not tries, nor what is no part
     await other.post("agent/get", {})
 
 
@@ -196,8 +285,10 @@ async def test_a_call_that_the_platform_limits_is_counted(
 ) -> None:
     metrics = Metrics()
     api = QyApi(http, api_base, token, metrics=metrics, connector="shop")
-    qyapi.refuse("message/send", 45009)
-    await refused(api)
+    qyapi.refuse("message/send", 45009, times=2)
+    for _ in range(2):
+        with pytest.raises(ApiError):
+            await api.send("message/send", message(), part="p1")
     assert held(metrics, "api_frequency") == 1
 
 

@@ -17,14 +17,25 @@ from structlog.testing import capture_logs
 from bot import Message, Plugin, Reply
 from bot.connectors.base import MediaSource
 from bot.connectors.wecom import app as app_module
+from bot.connectors.wecom import app_sender
 from bot.connectors.wecom import token as token_module
 from bot.connectors.wecom.app import App
-from bot.errors import ConnectorError, Overloaded, StoreError, Undeliverable
+from bot.connectors.wecom.pace import Limit
+from bot.errors import MAY_HAVE_ARRIVED, ConnectorError, Overloaded, StoreError, Undeliverable
 from bot.message import Segment
 from bot.metrics import Metrics
 from bot.reply import Attachment
-from tests.bot.connectors.wecom.desk import CRYPTO, Running, Wecom, application, event, part, running, text
-from tests.bot.connectors.wecom.qyapi import AGENT, FakeQyApi
+from tests.bot.connectors.wecom.app_platform import (
+    CRYPTO,
+    Running,
+    Wecom,
+    application,
+    event,
+    part,
+    running,
+    text,
+)
+from tests.bot.connectors.wecom.qyapi import AGENT, Call, FakeQyApi, Refusal
 
 Serve = Callable[..., Awaitable[Running]]
 
@@ -72,11 +83,9 @@ def echo() -> tuple[Plugin, list[Message]]:
     return plugin, seen
 
 
-def held(metrics: Metrics, reason: str) -> float:
-    return (
-        metrics.registry.get_sample_value("glmbot_sends_held_total", {"connector": "desk", "reason": reason})
-        or 0.0
-    )
+def counted(metrics: Metrics, what: str, reason: str) -> float:
+    labels = {"connector": "desk", "reason": reason}
+    return metrics.registry.get_sample_value(f"glmbot_sends_{what}_total", labels) or 0.0
 
 
 # -- inbound --------------------------------------------------------------------------------
@@ -208,8 +217,9 @@ async def test_markdown_is_sent_as_such_where_it_is_wanted(connect: Any, qyapi: 
     ]
 
 
-async def test_refused_markdown_is_sent_as_text(connect: Any, qyapi: FakeQyApi) -> None:
-    qyapi.refuse("message/send", 40008)
+@pytest.mark.parametrize("code", [40008, 999_999])
+async def test_refused_markdown_is_sent_as_text(connect: Any, qyapi: FakeQyApi, code: int) -> None:
+    qyapi.refuse("message/send", code)
     assert await connect(markdown=True).send(part("**hi**", markdown=True))
     assert [call["msgtype"] for call in qyapi.of("message/send")] == ["markdown", "text"]
 
@@ -286,7 +296,7 @@ async def test_more_than_one_receiver_is_shown_waits(
             assert caught.value.code is None
             assert 0 < (caught.value.retry_after or 0) <= 60
     assert len(qyapi.of(method)) == most
-    assert (held(metrics, reason), len(logs)) == (1, 1)
+    assert (counted(metrics, "held", reason), len(logs)) == (1, 1)
     await app.send(part(chat=chat + "2"))
     assert len(qyapi.of(method)) == most + 1
     await app.close()
@@ -302,7 +312,7 @@ async def test_a_success_that_reached_nobody_is_a_failure(
         await app.send(part(chat="ZhangSan"))
     qyapi.answers["message/send"] = lambda call: {reason: "zhangsan", "msgid": "m"}
     assert await app.send(part(chat="ZhangSan|lisi")) == "m"
-    assert held(metrics, reason) == 2
+    assert counted(metrics, "lost", reason) == 2
     await app.close()
 
 
@@ -326,6 +336,36 @@ async def test_refusals_are_tried_again_and_show_in_the_status(connect: Any, qya
     assert (app.status.state, app.status.detail) == ("ok", "")
 
 
+async def test_the_status_tells_nobody_where_this_host_is(connect: Any, qyapi: FakeQyApi) -> None:
+    def refuse(call: Call) -> dict[str, Any]:
+        raise Refusal(60020, "not allow to access from your ip, from ip: 203.0.113.9")
+
+    app, inlet = connect(), SimpleNamespace()
+    qyapi.answers["message/send"] = refuse
+    await app.start(inlet)
+    await shows(app, "ok")
+    with pytest.raises(ConnectorError) as caught:
+        await app.send(part())
+    assert "203.0.113.9" in str(caught.value)
+    assert "60020" in app.status.detail
+    assert "203.0.113.9" not in app.status.detail
+
+
+async def test_how_long_a_send_is_tried(connect: Any, qyapi: FakeQyApi) -> None:
+    app = connect()
+    await app.send(part())
+    for chat, method in (("zhangsan", "message/send"), ("appchat:room", "appchat/send")):
+        qyapi.cut(method)
+        with pytest.raises(ConnectorError) as caught:
+            await app.send(part(chat=chat))
+        assert caught.value.patience == MAY_HAVE_ARRIVED
+        qyapi.refuse(method, 999_999)
+        with pytest.raises(ConnectorError) as caught:
+            await app.send(part(chat=chat))
+        assert caught.value.patience == 600
+        assert not isinstance(caught.value, Undeliverable)
+
+
 async def test_a_revoked_token_does_not_cost_an_answer(connect: Any, qyapi: FakeQyApi) -> None:
     app = connect()
     await app.send(part("one"))
@@ -333,6 +373,11 @@ async def test_a_revoked_token_does_not_cost_an_answer(connect: Any, qyapi: Fake
     await app.send(part("two"))
     assert len(qyapi.tokens) == 2
     assert [call["text"]["content"] for call in qyapi.of("message/send")] == ["one", "two", "two"]
+
+
+async def test_the_documented_limits_are_kept() -> None:
+    assert (Limit(30, 60.0), Limit(1000, 3600.0)) == app_sender.PER_MEMBER
+    assert (Limit(200, 60.0), Limit(10_000, 86_400.0)) == app_sender.PER_APPCHAT
 
 
 async def test_a_wrong_secret_shows_in_the_status_until_it_is_right(

@@ -67,6 +67,19 @@ async def test_loopback_is_called_without_the_environments_proxy(
     assert answer.status == 405
 
 
+async def test_the_last_user_closes() -> None:
+    http = Http(users=0)
+    assert http.join() is http.join()
+    session = http.session()
+    await http.close()
+    assert not session.closed
+    await http.close()
+    assert session.closed
+    await http.close()
+    with pytest.raises(ApiError, match="closed"):
+        http.session()
+
+
 async def test_a_closed_session_stays_closed(http: Http) -> None:
     session = http.session()
     assert http.session() is session

@@ -14,7 +14,7 @@ from bot import Message, Plugin, Reply, Session
 from bot.connectors.wecom import app as app_module
 from bot.connectors.wecom.passive import PassiveReplies
 from bot.reply import Attachment, Outgoing, Target
-from tests.bot.connectors.wecom.desk import Running, event, running, text
+from tests.bot.connectors.wecom.app_platform import Running, event, running, text
 from tests.bot.connectors.wecom.qyapi import CORP, FakeQyApi
 
 Serve = Callable[[Plugin], Awaitable[Running]]

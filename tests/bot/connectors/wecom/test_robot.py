@@ -14,7 +14,7 @@ from bot.config_connectors import WecomRobotSettings
 from bot.connectors.base import Connector
 from bot.connectors.wecom.api import Http, QyApi
 from bot.connectors.wecom.robot import MAX_IMAGE, Robot
-from bot.errors import ConnectorError, Undeliverable
+from bot.errors import MAY_HAVE_ARRIVED, ConnectorError, Undeliverable
 from bot.metrics import Metrics
 from bot.reply import Attachment, Outgoing, Reply, Target
 from tests.bot.connectors.wecom.qyapi import KEY, Call, FakeQyApi, Refusal
@@ -172,3 +172,14 @@ async def test_what_will_never_be_taken_is_not_sent_again(robot: Robot, qyapi: F
     qyapi.refuse("webhook/send", 85002)
     with pytest.raises(Undeliverable):
         await robot.send(part())
+
+
+async def test_how_long_a_send_is_tried(robot: Robot, qyapi: FakeQyApi) -> None:
+    qyapi.cut("webhook/send")
+    with pytest.raises(ConnectorError) as caught:
+        await robot.send(part())
+    assert caught.value.patience == MAY_HAVE_ARRIVED
+    qyapi.refuse("webhook/send", 999_999)
+    with pytest.raises(ConnectorError) as caught:
+        await robot.send(part())
+    assert caught.value.patience == 600
