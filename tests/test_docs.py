@@ -23,8 +23,8 @@ from bot.config_connectors import ConnectorSettings, WecomSettings
 from bot.connectors.wecom.aibot import URL_PATIENCE
 from bot.connectors.wecom.api import SEND_TIMEOUT
 from bot.connectors.wecom.callback import MAX_BODY
+from bot.connectors.wecom.client import REFUSED_PATIENCE
 from bot.connectors.wecom.errcodes import EXPLANATIONS
-from bot.connectors.wecom.http import REFUSED_PATIENCE
 from bot.errors import MAY_HAVE_ARRIVED
 from bot.loader import load_plugins
 from bot.metrics import HeldReason, LostReason, Metrics

@@ -23,9 +23,9 @@ from bot.connectors.http import Refused
 from bot.connectors.wecom.aibot_media import MediaFiles
 from bot.connectors.wecom.aibot_messages import KIND, Ignored, Reader, Refresh, answered_by
 from bot.connectors.wecom.callback import Callback
+from bot.connectors.wecom.client import ApiError, Http
 from bot.connectors.wecom.crypto import Crypto
 from bot.connectors.wecom.held import HeldSends
-from bot.connectors.wecom.http import ApiError, Http
 from bot.connectors.wecom.pace import Limit, Pace
 from bot.connectors.wecom.streams import KEEP, MAX_CONTENT, Answer, Stream, Streams, Taken, encoded
 from bot.errors import ConnectorError, Overloaded, StoreError, Undeliverable

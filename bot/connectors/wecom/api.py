@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import aiohttp
 import structlog
 
+from bot.connectors.wecom.client import ApiError as ApiError
+from bot.connectors.wecom.client import Http as Http
 from bot.connectors.wecom.held import HeldSends
-from bot.connectors.wecom.http import ApiError as ApiError
-from bot.connectors.wecom.http import Http as Http
 from bot.connectors.wecom.pace import Limit, Pace
 from bot.connectors.wecom.token import AccessToken
 from bot.errors import MAY_HAVE_ARRIVED

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from pydantic import SecretStr
 
-from bot.connectors.wecom.http import GETTOKEN, ApiError, Http
+from bot.connectors.wecom.client import GETTOKEN, ApiError, Http
 from bot.connectors.wecom.pace import Limit, Pace
 
 log = structlog.get_logger(__name__)

@@ -22,8 +22,8 @@ from bot.config import Config, LoadedConfig, validate_plugin_config
 from bot.config_connectors import WecomAibotSettings
 from bot.connectors.wecom.aibot import Aibot, Patience
 from bot.connectors.wecom.callback import Callback
+from bot.connectors.wecom.client import Http
 from bot.connectors.wecom.crypto import Crypto
-from bot.connectors.wecom.http import Http
 from bot.loader import Loaded, Plugins
 from bot.metrics import Metrics
 from bot.yaml_source import YamlSource

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bot.connectors.wecom import api as api_module
 from bot.connectors.wecom.api import ApiError, Http, QyApi, file_name
-from bot.connectors.wecom.http import MAX_JSON
+from bot.connectors.wecom.client import MAX_JSON
 from bot.connectors.wecom.pace import Limit, Pace
 from bot.connectors.wecom.token import AccessToken
 from bot.errors import MAY_HAVE_ARRIVED

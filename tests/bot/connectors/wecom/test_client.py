@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from bot.connectors.wecom.http import ApiError, Http
+from bot.connectors.wecom.client import ApiError, Http
 
 LIMIT = 100_000
 
