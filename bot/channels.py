@@ -20,7 +20,7 @@ MAX_MEDIUM = 20 << 20
 
 
 class Channels:
-    """All connectors of one bot. `staff` are the chats where agents work, as `connector:chat_id`."""
+    """All connectors of one bot. A chat is named `connector:chat_id`; `staff` are those where agents work."""
 
     def __init__(
         self,
@@ -37,23 +37,19 @@ class Channels:
         self._connectors = connectors
 
     async def send(self, chat: str, reply: Reply | str, *, key: str) -> bool:
-        """Send to a chat (`connector:chat_id`) without being asked; durable once this returns.
+        """Send to a chat without being asked; durable once this returns.
 
         `key` names this very message: said again with the same key, nothing is sent and False returned.
         Raises Undeliverable where no connector has that name or it can only answer, and StoreError.
         """
-        name, _, chat_id = chat.partition(":")
-        connector = next((item for item in self._connectors.values() if item.name == name), None)
-        if connector is None:
-            raise Undeliverable(f"no connector is named {name!r}")
+        connector, chat_id = self._find(chat)
         if not connector.capabilities.speaks_first:
-            raise Undeliverable(f"{name!r} can only answer")
+            raise Undeliverable(f"{connector.name!r} can only answer")
         reply = reply if isinstance(reply, Reply) else Reply(reply)
         able = connector.capabilities
         text = partial(self._text, language_of(reply.text))
         target = Target(connector.kind, connector.name, chat_id, user=chat_id)
-        digest = hashlib.blake2b(f"{chat}\0{key}".encode("utf-8", "replace"), digest_size=24).hexdigest()
-        parts = compose(with_sources(reply, able, text), able, target, None, digest)
+        parts = compose(with_sources(reply, able, text), able, target, None, _digest(chat, key))
         returned = await self._store.write(OutboxTable.add(parts, state=SENT if able.pull else PENDING))
         new = numbered(parts, OutboxTable.added(returned))
         if not able.pull:
@@ -62,21 +58,31 @@ class Channels:
             await connector.send(part)
         return bool(new)
 
+    async def failed(self, chat: str, *, key: str) -> bool:
+        """Whether what was sent to a chat with this key failed for good. Raises StoreError."""
+        return await OutboxTable(self._store).failed(f"{_digest(chat, key)}-0")
+
     def has_desk(self, message: Message) -> bool:
         """Whether the platform of a message has a desk of its own where people take over."""
         return isinstance(self._connector(message), HumanDesk)
 
     async def hand_over(self, message: Message) -> None:
         """Move the talk of a message to the platform's desk. Raises ConnectorError."""
-        await self._desk(message.connector, message.bot).hand_over(target_of(message))
+        await _desk(self._connector(message), message.bot).hand_over(target_of(message))
 
-    async def take_back(self, connector: str, bot: str, chat: str) -> None:
-        """Move a talk back from the platform's desk, as far as it lets. Raises ConnectorError."""
-        await self._desk(connector, bot).take_back(Target(connector, bot, chat))
+    async def take_back(self, chat: str) -> None:
+        """Move a talk back from the platform's desk, as far as it lets.
 
-    async def with_people(self, connector: str, bot: str, chat: str) -> bool:
+        Raises ConnectorError; Undeliverable where it never will.
+        """
+        connector, chat_id = self._find(chat)
+        await _desk(connector, connector.name).take_back(Target(connector.kind, connector.name, chat_id))
+
+    async def with_people(self, chat: str) -> bool:
         """Whether people have a talk at the platform's desk, or it waits for them. Raises ConnectorError."""
-        return await self._desk(connector, bot).with_people(Target(connector, bot, chat))
+        connector, chat_id = self._find(chat)
+        desk = _desk(connector, connector.name)
+        return await desk.with_people(Target(connector.kind, connector.name, chat_id))
 
     async def fetch(self, message: Message, segment: Segment, *, limit: int = MAX_MEDIUM) -> bytes:
         """The bytes of a medium in a message. Raises ConnectorError, also over `limit` bytes."""
@@ -85,15 +91,28 @@ class Channels:
             raise ConnectorError(f"{message.connector} gives no media")
         return await connector.fetch(segment, limit)
 
-    def _desk(self, connector: str, bot: str) -> HumanDesk:
-        """The desk of a bot's platform. Raises Undeliverable: there is none, however often one asks."""
-        desk = self._connectors.get((connector, bot))
-        if not isinstance(desk, HumanDesk):
-            raise Undeliverable(f"{connector}/{bot} has no desk of its own")
-        return desk
+    def _find(self, chat: str) -> tuple[Connector, str]:
+        """The connector of a chat, and the chat's id there. Raises Undeliverable."""
+        name, _, chat_id = chat.partition(":")
+        connector = next((item for item in self._connectors.values() if item.name == name), None)
+        if connector is None:
+            raise Undeliverable(f"no connector is named {name!r}")
+        return connector, chat_id
 
     def _connector(self, message: Message) -> Connector | None:
         return self._connectors.get((message.connector, message.bot))
 
     def _text(self, language: str, key: str, **fields: object) -> str:
         return self._catalogue.text(key, language, **fields)
+
+
+def _digest(chat: str, key: str) -> str:
+    """What the keys of the parts begin with."""
+    return hashlib.blake2b(f"{chat}\0{key}".encode("utf-8", "replace"), digest_size=24).hexdigest()
+
+
+def _desk(connector: Connector | None, name: str) -> HumanDesk:
+    """The desk of a platform. Raises Undeliverable: there is none, however often one asks."""
+    if not isinstance(connector, HumanDesk):
+        raise Undeliverable(f"{name!r} has no desk of its own")
+    return connector

@@ -154,6 +154,11 @@ class OutboxTable:
         )
         return rows[0].platform_id if rows else None
 
+    async def failed(self, key: str) -> bool:
+        """Whether the part of that key failed for good."""
+        found = select(OutboxRow.id).where(OutboxRow.key == key, OutboxRow.state == FAILED)
+        return bool(await self._store.read(found))
+
     async def unsent(self) -> AsyncIterator[tuple[Outgoing, float]]:
         """(part, when it was created) of all parts that still have to go out, oldest first."""
         last = 0

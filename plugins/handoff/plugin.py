@@ -23,6 +23,7 @@ from bot import (
     Channels,
     ConnectorError,
     Facts,
+    Memory,
     Message,
     Next,
     Plugin,
@@ -33,7 +34,7 @@ from bot import (
     to_me,
 )
 from bot.store import Store
-from plugins.handoff.staff import Lines, tell, tell_staff, text_of
+from plugins.handoff.staff import Lines, tell, tell_staff, text_of, was_not_told
 from plugins.handoff.tables import Handoff, Handoffs
 from plugins.handoff.wish import wish
 
@@ -65,9 +66,11 @@ plugin = Plugin(
 
 
 @plugin.startup
-async def load(store: Store, channels: Channels, catalogue: Catalogue, background: Background) -> None:
+async def load(
+    store: Store, memory: Memory, channels: Channels, catalogue: Catalogue, background: Background
+) -> None:
     """Take up what is open, and what staff are still to be told of it."""
-    handoffs = Handoffs(store)
+    handoffs = Handoffs(store, memory)
     await handoffs.load()
     lines = Lines(handoffs, channels, catalogue, background)
     for handoff in handoffs.open.values():
@@ -80,12 +83,18 @@ async def load(store: Store, channels: Channels, catalogue: Catalogue, backgroun
 
 @plugin.message(to_me, priority=5)
 async def hand_over(
-    message: Message, session: Session, channels: Channels, catalogue: Catalogue, store: Store, config: Config
+    message: Message,
+    session: Session,
+    channels: Channels,
+    catalogue: Catalogue,
+    store: Store,
+    memory: Memory,
+    config: Config,
 ) -> str | None:
     """Give the talk of a customer who wants a person to the platform's desk, else tell the staff chats."""
     if not wish(message.text, config.words):
         return None
-    handoffs = Handoffs(store)
+    handoffs = Handoffs(store, memory)
     wanted = _wanted(message, session, await _question(message, session))
     if await _to_desk(message, channels):
         await handoffs.begin(replace(wanted, by_platform=True))
@@ -116,13 +125,13 @@ async def nobody(message: Message, session: Session, config: Config) -> str | No
 
 
 @plugin.event("session")
-async def follow(message: Message, session: Session, store: Store) -> None:
-    """The platform's desk took the talk (state 2 waiting, 3 with a person) or ended it (0, 1, 4)."""
-    handoffs = Handoffs(store)
-    state, handoff = message.data.get("state"), handoffs.open.get(session.key)
-    if state in (2, 3):
+async def follow(message: Message, session: Session, store: Store, memory: Memory) -> None:
+    """The platform's desk took the talk, or it is not there any more."""
+    handoffs = Handoffs(store, memory)
+    holder, handoff = message.data.get("holder"), handoffs.open.get(session.key)
+    if holder in ("waiting", "people"):
         await handoffs.begin(_wanted(message, session, "", by_platform=True))
-    elif state in (0, 1, 4) and handoff is not None and handoff.by_platform:
+    elif holder in ("bot", "nobody") and handoff is not None and handoff.by_platform:
         await handoffs.close(handoff, by="platform", trace=message.trace, now=time())
 
 
@@ -138,11 +147,12 @@ async def keep_silent(
     channels: Channels,
     catalogue: Catalogue,
     store: Store,
+    memory: Memory,
     config: Config,
     background: Background,
 ) -> Answer:
     """Say nothing in a talk that people have, and pass on to the staff chats what the customer says."""
-    handoffs = Handoffs(store)
+    handoffs = Handoffs(store, memory)
     handoff = handoffs.open.get(session.key)
     if handoff is None or handoff.trace == message.trace:  # the latter asked for it, before a crash
         return await next(message)
@@ -175,10 +185,11 @@ async def back(
     channels: Channels,
     catalogue: Catalogue,
     store: Store,
+    memory: Memory,
     background: Background,
 ) -> str:
     """The customer has enough of waiting."""
-    handoffs = Handoffs(store)
+    handoffs = Handoffs(store, memory)
     handoff = handoffs.open.get(session.key)
     if handoff is not None:
         await Lines(handoffs, channels, catalogue, background).tell(handoff)
@@ -196,13 +207,14 @@ async def release(
     channels: Channels,
     catalogue: Catalogue,
     store: Store,
+    memory: Memory,
     background: Background,
 ) -> str:
     """Give hand-over `args` back to the bot, and tell the customer unless the platform does.
 
     What the platform will never give back is struck off.
     """
-    handoffs = Handoffs(store)
+    handoffs = Handoffs(store, memory)
     named = _cut(args.removeprefix("#"), _LISTED)
     number = int(named) if named.isdecimal() and len(named) < 19 else 0  # what a database can hold
     handoff = next((item for item in handoffs.open.values() if item.number == number), None)
@@ -211,13 +223,13 @@ async def release(
         await Lines(handoffs, channels, catalogue, background).tell(handoff)
         if handoff.by_platform:
             try:
-                await channels.take_back(handoff.connector, handoff.bot, handoff.chat)
+                await channels.take_back(_chat(handoff))
             except Undeliverable as error:
                 log.error("a platform will not give a talk back", number=number, problem=error.problem)
                 said = "handoff_gone"
         else:
             text = catalogue.text("handoff_released", handoff.language)
-            await tell(channels, f"{handoff.bot}:{handoff.chat}", text, f"handoff-{message.trace}")
+            await tell(channels, _chat(handoff), text, f"handoff-{message.trace}")
         by = f"{message.bot}:{message.user.id}"
         await handoffs.close(handoff, by=by, trace=message.trace, now=time())
     elif not await handoffs.was_closed_by(number, message.trace):
@@ -226,7 +238,7 @@ async def release(
 
 
 @plugin.command("handoffs", "人工列表", help="command_handoffs", rules=[role(*STAFF)])
-async def list_open(session: Session, store: Store) -> str:
+async def list_open(session: Session, store: Store, memory: Memory) -> str:
     """The talks that people have, oldest first."""
     lines = [
         session.text(
@@ -237,21 +249,31 @@ async def list_open(session: Session, store: Store) -> str:
             minutes=round((time() - handoff.asked_at) / 60),
             question=_cut(" ".join(handoff.question.split()), _LISTED),
         )
-        for handoff in sorted(Handoffs(store).open.values(), key=lambda handoff: handoff.number)
+        for handoff in sorted(Handoffs(store, memory).open.values(), key=lambda handoff: handoff.number)
     ]
     return "\n".join(lines) or session.text("handoff_none")
 
 
 @plugin.schedule("*/10 * * * *")
 async def tidy(
-    channels: Channels, catalogue: Catalogue, store: Store, config: Config, background: Background
+    channels: Channels,
+    catalogue: Catalogue,
+    store: Store,
+    memory: Memory,
+    config: Config,
+    background: Background,
 ) -> None:
-    """Tell staff what could not be told, give back what customers left, forget what was closed long ago."""
-    handoffs = Handoffs(store)
+    """Tell staff what still waits, give back what nobody goes on with, forget what was closed long ago."""
+    handoffs = Handoffs(store, memory)
     for handoff in list(handoffs.open.values()):
         await Lines(handoffs, channels, catalogue, background).tell(handoff)
         if _is_over(handoff, config):
             await _give_back(handoff, handoffs, channels, catalogue)
+        elif not handoff.by_platform and await was_not_told(channels, f"handoff-{handoff.trace}"):
+            contact = catalogue.text("contact", handoff.language)
+            said = catalogue.text("handoff_nobody", handoff.language, contact=contact)
+            await tell(channels, _chat(handoff), said, f"handoff-{handoff.number}-nobody")
+            await handoffs.close(handoff, by="nobody", trace="", now=time())
     await handoffs.forget(time() - KEPT)
 
 
@@ -322,7 +344,7 @@ async def _with_people(handoff: Handoff, handoffs: Handoffs, channels: Channels)
         return True
     seen[handoff.number] = time()
     try:
-        return await channels.with_people(handoff.connector, handoff.bot, handoff.chat)
+        return await channels.with_people(_chat(handoff))
     except ConnectorError as error:
         log.warning("a desk does not tell who has a talk", number=handoff.number, problem=error.problem)
         return True
@@ -339,6 +361,11 @@ async def _give_back(handoff: Handoff, handoffs: Handoffs, channels: Channels, c
         await handoffs.close(handoff, by="time", trace="", now=time())
     except BotError as error:
         log.error("a talk cannot be given back", number=handoff.number, problem=str(error))
+
+
+def _chat(handoff: Handoff) -> str:
+    """Where the customer is, as `Channels` names it."""
+    return f"{handoff.bot}:{handoff.chat}"
 
 
 def _cut(text: str, length: int) -> str:

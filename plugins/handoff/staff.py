@@ -39,6 +39,11 @@ async def tell(channels: Channels, chat: str, text: str, key: str) -> bool:
     return True
 
 
+async def was_not_told(channels: Channels, key: str) -> bool:
+    """Whether a text for the staff chats reached none of them, and never will."""
+    return all([await channels.failed(chat, key=key) for chat in channels.staff])
+
+
 def text_of(catalogue: Catalogue, handoff: Handoff, key: str, **fields: object) -> str:
     """A text for staff, in the customer's language."""
     known = {"number": handoff.number, "user": handoff.user_name}

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import BigInteger, Index, Integer, String, Text, bindparam, delete, select, text, update
 from sqlalchemy.orm import Mapped, mapped_column
 
+from bot import Memory
 from bot.store import Base, Step, Store
 
-HUMAN, CLOSED = "human", "closed"
 _OPEN = text("closed_at IS NULL")
 
 
 class HandoffRow(Base):
-    """One hand-over; `state` is HUMAN or CLOSED, `trace` the message that asked for it."""
+    """One hand-over, open until `closed_at`; `trace` is the message that asked for it."""
 
     __tablename__ = "handoff"
     __table_args__ = (
@@ -35,13 +34,12 @@ class HandoffRow(Base):
     user_name: Mapped[str] = mapped_column(String(256))
     language: Mapped[str] = mapped_column(String(16))
     question: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(String(16), default=HUMAN)
     by_platform: Mapped[bool]
     trace: Mapped[str] = mapped_column(String(32))
     asked_at: Mapped[float]
     last_at: Mapped[float]
-    unsaid: Mapped[str] = mapped_column(Text, default="", server_default="")
-    heard: Mapped[str] = mapped_column(String(32), default="", server_default="")
+    unsaid: Mapped[str] = mapped_column(Text, default="")
+    heard: Mapped[str] = mapped_column(String(32), default="")
     closed_at: Mapped[float | None]
     closed_by: Mapped[str] = mapped_column(String(256), default="")
     closed_trace: Mapped[str] = mapped_column(String(32), default="")
@@ -75,7 +73,7 @@ class Handoff:
 
 @dataclass(slots=True)
 class Held:
-    """What is known of a database's open hand-overs: `open` by session, so that none is looked up.
+    """What is known of the open hand-overs: `open` by session, so that none is looked up.
 
     By number: `told`, when staff were last told what the customer said; `seen`, when the platform last said
     that people have the talk (unix times). `lock` keeps those who tell staff apart.
@@ -88,8 +86,6 @@ class Held:
     loaded: bool = False
 
 
-_HELD: WeakKeyDictionary[Store, Held] = WeakKeyDictionary()
-"""By database, which outlives the plugin: before and after a reload the same talks are open."""
 _FIELDS = [name for name in Handoff.__slots__ if name != "number"]
 _COLUMNS = [getattr(HandoffRow, name) for name in _FIELDS]
 _CHANGING = ("last_at", "by_platform", "unsaid", "heard")
@@ -101,18 +97,16 @@ _TOUCH = (
 _CLOSE = (
     update(HandoffRow)
     .where(HandoffRow.id == bindparam("row"), HandoffRow.closed_at.is_(None))
-    .values(
-        state=CLOSED, closed_at=bindparam("at"), closed_by=bindparam("who"), closed_trace=bindparam("said")
-    )
+    .values(closed_at=bindparam("at"), closed_by=bindparam("who"), closed_trace=bindparam("said"))
 )
 
 
 class Handoffs:
-    """Reads and writes hand-overs."""
+    """Reads and writes hand-overs; before and after a reload of the plugin the same ones are open."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, memory: Memory) -> None:
         self._store = store
-        self.held = _HELD.setdefault(store, Held())
+        self.held = memory.keep("open", Held)
 
     @property
     def open(self) -> dict[str, Handoff]:

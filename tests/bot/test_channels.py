@@ -9,7 +9,7 @@ import pytest
 
 from bot import Channels, ConnectorError, Message, Plugin, Reply, Segment, Undeliverable
 from bot.connectors.base import Capabilities
-from bot.reply import Target
+from bot.reply import Outgoing, Target
 from bot.testing import BotTester, FakeConnector
 
 
@@ -50,16 +50,25 @@ def plugin() -> Plugin:
             return error.problem
         return "sent"
 
+    @plugin.command("failed")
+    async def failed(args: str, channels: Channels) -> str:
+        return "yes" if await channels.failed(channels.staff[0], key=args) else "no"
+
     @plugin.command("desk")
     async def desk(message: Message, channels: Channels) -> str:
         if channels.has_desk(message):
             await channels.hand_over(message)
-            place = message.connector, message.bot, message.chat.id
-            during = await channels.with_people(*place)
-            await channels.take_back(*place)
-            return f"with people: {during}, then {await channels.with_people(*place)}"
+            chat = f"{message.bot}:{message.chat.id}"
+            during = await channels.with_people(chat)
+            await channels.take_back(chat)
+            return f"with people: {during}, then {await channels.with_people(chat)}"
         with pytest.raises(Undeliverable):
             await channels.hand_over(message)
+        for chat in (f"{message.bot}:{message.chat.id}", "nobody:1"):
+            with pytest.raises(Undeliverable):
+                await channels.take_back(chat)
+            with pytest.raises(Undeliverable):
+                await channels.with_people(chat)
         return "none"
 
     @plugin.message()
@@ -94,6 +103,24 @@ async def test_what_is_said_first_is_sent_by_the_outbox(tester: BotTester) -> No
     assert told == {"staff": "come quick", "u1": "sent"}
 
 
+async def test_what_will_never_arrive_can_be_asked_for(
+    tester: BotTester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send(outgoing: Outgoing) -> str:
+        if outgoing.text.startswith("come quick"):
+            raise Undeliverable("no such chat")
+        return "1"
+
+    tester.connector.capabilities = Capabilities()
+    monkeypatch.setattr(tester.connector, "send", send)
+    chat = tester.private("u1")
+    for text in ("come quick", "all is well"):
+        await chat.say(f"/tell {text}")
+    await (await tester.app()).outbox.drain(5)
+    asked = ("come quick", "all is well", "never said")
+    assert [(await chat.say(f"/failed {key}")).text for key in asked] == ["yes", "no", "no"]
+
+
 async def test_a_connector_that_can_only_answer_is_refused(tester: BotTester) -> None:
     tester.connector.name, tester.connector.capabilities = (
         "nobody",
@@ -111,7 +138,9 @@ async def test_a_talk_goes_to_the_platforms_own_desk_and_back(tester: BotTester)
     tester.connector = desk = DeskConnector()
     await tester.close()
     assert (await tester.private("u1").say("/desk")).text == "with people: True, then False"
-    assert [(call, target.chat) for call, target in desk.calls] == [("hand over", "u1"), ("take back", "u1")]
+    (over, taken), (back, given) = desk.calls
+    assert (over, back) == ("hand over", "take back")
+    assert [(at.connector, at.bot, at.chat) for at in (taken, given)] == [("test", "bot", "u1")] * 2
 
 
 async def test_media_come_from_platforms_that_give_them(tester: BotTester) -> None:

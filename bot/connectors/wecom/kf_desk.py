@@ -8,8 +8,9 @@ import structlog
 
 from bot.connectors.fields import integer, string
 from bot.connectors.wecom.api import ApiError, QyApi
+from bot.connectors.wecom.kf_messages import HOLDERS
 from bot.connectors.wecom.kf_talks import Talks
-from bot.errors import ConnectorError
+from bot.errors import ConnectorError, Undeliverable
 from bot.reply import Target
 
 log = structlog.get_logger(__name__)
@@ -44,8 +45,8 @@ class Desk:
         """The state of a conversation, as the platform has it now. Raises ConnectorError."""
         place = {"open_kfid": self._kf_id, "external_userid": customer}
         state = integer((await self._api.post("kf/service_state/get", place)).get("service_state"))
-        if state is None:
-            raise ConnectorError("kf/service_state/get: the answer has no service_state", patience=UNSURE)
+        if state is None or state not in HOLDERS:
+            raise ConnectorError("kf/service_state/get: no service_state that is known", patience=UNSURE)
         self._talks.of(customer).human = state in PEOPLE
         return state
 
@@ -68,7 +69,16 @@ class Desk:
         """Take a conversation from the pool back to the bot, or end it; see `HumanDesk.take_back`.
 
         What a member had can only be ended: the customer's next message begins a new one, which is the bot's.
+        Raises Undeliverable for what the platform refuses for good.
         """
+        try:
+            await self._take_back(target)
+        except ApiError as error:
+            if not error.permanent:
+                raise
+            raise Undeliverable(error.problem, code=error.code) from None
+
+    async def _take_back(self, target: Target) -> None:
         state = await self.state(target.chat)
         if state == WAITING:
             try:

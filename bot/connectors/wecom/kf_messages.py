@@ -16,6 +16,8 @@ WELCOME = "welcome:"
 _CUSTOMER, _SYSTEM = 3, 4
 _STATES = {1: 3, 2: 3, 3: 4, 4: 3}
 """The state after each change_type: taken from the pool, passed on, ended, taken up again (path/94670)."""
+HOLDERS = {0: "bot", 1: "bot", 2: "waiting", 3: "people", 4: "nobody"}
+"""Who has a conversation in each service_state, in the core's words (path/94669); a new one is the bot's."""
 _VOTE = re.compile(r"vote:(up|down):([0-9]{1,18})")
 _MEDIA: Mapping[str, Literal["image", "voice", "video", "file"]] = {
     "image": "image",
@@ -74,8 +76,8 @@ def message(name: str, customer: str, delivery: str, at: float = 0.0) -> Message
 
 
 def session(name: str, customer: str, delivery: str, state: int, at: float = 0.0) -> Message:
-    """The event `session`: who has the conversation now (0 new, 1 bot, 2 waiting, 3 human, 4 ended)."""
-    return replace(message(name, customer, delivery, at), event="session", data={"state": state})
+    """The event `session`: who has the conversation now, by its service_state."""
+    return replace(message(name, customer, delivery, at), event="session", data={"holder": HOLDERS[state]})
 
 
 def _said(item: Mapping[str, Any], blank: Message) -> Message | None:

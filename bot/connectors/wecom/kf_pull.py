@@ -87,7 +87,8 @@ class Puller:
             try:
                 done = await self._pull(inlet)
             except ConnectorError as error:
-                await self._pause(self._failed(error.problem), error.retry_after)
+                shown = error.summary if isinstance(error, ApiError) else error.problem
+                await self._pause(self._failed(error.problem, shown), error.retry_after)
             except StoreError as error:
                 await self._pause(self._failed(f"the store: {error}"))
             except Exception as error:
@@ -198,7 +199,7 @@ class Puller:
             elif isinstance(item, Message):
                 old += 1
         if old:
-            self._metrics.held.labels(self._name, "old").inc(old)
+            self._metrics.lost.labels(self._name, "old").inc(old)
             log.warning("messages are too old to be answered", bot=self._name, number=old)
         return news
 
@@ -240,7 +241,7 @@ class Puller:
         """Say which of our messages the platform took and then did not deliver."""
         for item in news:
             if isinstance(item, SendFailed):
-                self._metrics.held.labels(self._name, "send_fail").inc()
+                self._metrics.lost.labels(self._name, "send_fail").inc()
                 log.warning(
                     "a message was not delivered", bot=self._name, msgid=item.msgid, reason=item.reason
                 )
@@ -251,11 +252,11 @@ class Puller:
         self._status.state, self._status.detail = "ok", ""
         self._failures = 0
 
-    def _failed(self, problem: str) -> float:
-        """Note a failure; returns the seconds until the next try."""
-        if self._status.detail != problem:
+    def _failed(self, problem: str, shown: str = "") -> float:
+        """Note a failure, and what the status may tell of it; returns the seconds until the next try."""
+        if self._status.detail != (shown or problem):
             log.warning("cannot pull messages", kind=KIND, bot=self._name, problem=problem)
-        self._status.state, self._status.detail = "retrying", problem
+        self._status.state, self._status.detail = "retrying", shown or problem
         wait = min(2.0**self._failures, MAX_WAIT)
         self._failures = min(self._failures + 1, 10)
         return wait

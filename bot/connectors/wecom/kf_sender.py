@@ -17,13 +17,13 @@ from bot.connectors.wecom.kf_talks import QUOTA, Talk, Talks
 from bot.connectors.wecom.markdown import plain
 from bot.errors import ConnectorError, Undeliverable
 from bot.message import clean_text
-from bot.metrics import Metrics
+from bot.metrics import LostReason, Metrics
 from bot.render import measure
 from bot.reply import Attachment, Outgoing
 
 log = structlog.get_logger(__name__)
 MAX_TEXT = 2048
-"""Bytes of a text [connectors.md 5]."""
+"""Bytes of a text (path/94677)."""
 OVER_QUOTA = 95001
 USED_CODE = 95017
 NOT_OURS = frozenset({95013, 95018})
@@ -78,7 +78,7 @@ class Sender:
                 talk.spend()
                 return told
         if talk.human and await self._with_people(target.chat):
-            self._held("human")
+            self._count("human")
             self._lost(target.chat, message_key(outgoing.key))
             raise Undeliverable("the conversation is with a human, the bot may not write")
         contents = await self._contents(outgoing)
@@ -108,12 +108,12 @@ class Sender:
         if talk.delivered(msgid):
             return msgid
         if not talk.may_send(msgid):
-            self._held("quota")
+            self._count("quota")
             raise Undeliverable(f"{QUOTA} messages follow the customer's last one already")
         customer = outgoing.target.chat
         place = {"touser": customer, "open_kfid": self._kf_id, "msgid": msgid}
         try:
-            answer = await self._api.post("kf/send_msg", {**place, **content})
+            answer = await self._api.post("kf/send_msg", {**place, **content}, part=msgid)
         except ApiError as error:
             if _unlisted(error) and talk.delivered(msgid) is not None:
                 log.warning("a message was refused that seems to be there", problem=error.problem)
@@ -124,9 +124,9 @@ class Sender:
             if error.code is not None:
                 talk.sent.discard(msgid)
             if error.code == OVER_QUOTA:
-                self._held("quota")
+                self._count("quota")
             if error.code in NOT_OURS:
-                self._held("state")
+                self._count("state")
                 self._lost(customer, msgid)
             raise _judged(error) from None
         talk.note(msgid, delivered=True)
@@ -136,7 +136,8 @@ class Sender:
         """Send what an event entitles to, once. Raises Undeliverable when the code is too old or was used."""
         msgid, talk = message_key(outgoing.key), self._talks.of(outgoing.target.chat)
         try:
-            await self._api.post("kf/send_msg_on_event", {"code": code, "msgid": msgid, **content})
+            payload = {"code": code, "msgid": msgid, **content}
+            await self._api.post("kf/send_msg_on_event", payload, part=msgid)
         except ApiError as error:
             if (_unlisted(error) or error.code == USED_CODE) and talk.delivered(msgid) is not None:
                 log.warning("a notice was refused that seems to be there", problem=error.problem)
@@ -176,8 +177,8 @@ class Sender:
             return None
         return {"msgtype": attachment.kind, attachment.kind: {"media_id": media_id}}
 
-    def _held(self, reason: str) -> None:
-        self._metrics.held.labels(self._name, reason).inc()
+    def _count(self, reason: LostReason) -> None:
+        self._metrics.lost.labels(self._name, reason).inc()
 
 
 def message_key(key: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from bot.reply import Target
 
 QUOTA = 5
-"""Messages that may follow each message of a customer [connectors.md 5]."""
+"""Messages that may follow each message of a customer (path/94677)."""
 _REMEMBERED = 2 * QUOTA
 
 

@@ -1,4 +1,4 @@
-"""The first table of hand-overs."""
+"""The table of hand-overs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,11 +21,12 @@ def upgrade() -> None:
         sa.Column("user_name", sa.String(256), nullable=False),
         sa.Column("language", sa.String(16), nullable=False),
         sa.Column("question", sa.Text(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
         sa.Column("by_platform", sa.Boolean(), nullable=False),
         sa.Column("trace", sa.String(32), nullable=False),
         sa.Column("asked_at", sa.Float(), nullable=False),
         sa.Column("last_at", sa.Float(), nullable=False),
+        sa.Column("unsaid", sa.Text(), nullable=False),
+        sa.Column("heard", sa.String(32), nullable=False),
         sa.Column("closed_at", sa.Float(), nullable=True),
         sa.Column("closed_by", sa.String(256), nullable=False),
         sa.Column("closed_trace", sa.String(32), nullable=False),

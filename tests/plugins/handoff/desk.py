@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bot import ConnectorError, Message, Plugin, Undeliverable
-from bot.reply import Target
+from bot.connectors.base import Capabilities
+from bot.reply import Outgoing, Target
 from bot.testing import FakeConnector
 
 echo = Plugin("echo")
@@ -24,6 +25,20 @@ async def start_slowly() -> None:
 
 async def meanwhile() -> None:
     """What happens while a plugin behind this one starts."""
+
+
+class PickyConnector(FakeConnector):
+    """A platform that is called to send, and will never take what is for the chats in `refused`."""
+
+    def __init__(self, refused: set[str]) -> None:
+        super().__init__()
+        self.capabilities = Capabilities()
+        self.refused = refused
+
+    async def send(self, outgoing: Outgoing) -> str | None:
+        if outgoing.target.chat in self.refused:
+            raise Undeliverable("no such chat")
+        return await super().send(outgoing)
 
 
 class DeskConnector(FakeConnector):

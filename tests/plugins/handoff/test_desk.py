@@ -51,7 +51,7 @@ async def test_a_closed_desk_leaves_the_talk_to_the_staff_chats(bot: BotTester, 
     assert [chat for chat, _ in told(desk)] == ["s1"]
     assert (await user.say("在吗")).text == ""
     assert told(desk)[-1] == ("s1", "【#1】u1：在吗")
-    assert (await user.do("session", state=1)).text == ""  # news of a desk that does not have it
+    assert (await user.do("session", holder="bot")).text == ""  # news of a desk that does not have it
     assert (await user.say("在吗")).text == ""
 
 
@@ -62,20 +62,20 @@ async def test_a_closed_desk_and_no_staff_is_nobody(bot: BotTester, desk: DeskCo
     assert (await user.say("在吗")).text == "bot: 在吗"
 
 
-@pytest.mark.parametrize("taken", [2, 3])
-@pytest.mark.parametrize("ended", [0, 1, 4])
-async def test_the_bot_follows_what_the_desk_does_by_itself(bot: BotTester, taken: int, ended: int) -> None:
+@pytest.mark.parametrize("taken", ["waiting", "people"])
+@pytest.mark.parametrize("ended", ["bot", "nobody"])
+async def test_the_bot_follows_what_the_desk_does_by_itself(bot: BotTester, taken: str, ended: str) -> None:
     user = bot.private()
     for _ in range(2):
-        assert (await user.do("session", state=taken)).text == ""
+        assert (await user.do("session", holder=taken)).text == ""
     assert (await user.say("在吗")).text == ""
     for _ in range(2):
-        assert (await user.do("session", state=ended)).text == ""
+        assert (await user.do("session", holder=ended)).text == ""
     assert (await user.say("在吗")).text == "bot: 在吗"
 
 
-@pytest.mark.parametrize("data", [{}, {"state": None}, {"state": "3"}, {"state": 9}])
-async def test_what_is_no_state_changes_nothing(bot: BotTester, data: dict[str, object]) -> None:
+@pytest.mark.parametrize("data", [{}, {"holder": None}, {"holder": "someone"}, {"holder": 3}])
+async def test_a_holder_that_is_not_known_changes_nothing(bot: BotTester, data: dict[str, object]) -> None:
     user = bot.private()
     await user.do("session", **data)
     assert (await user.say("在吗")).text == "bot: 在吗"

@@ -15,7 +15,7 @@ from plugins.handoff import plugin as module
 from plugins.handoff import staff
 from plugins.handoff.plugin import plugin
 from plugins.help.plugin import plugin as help_
-from tests.plugins.handoff.desk import echo
+from tests.plugins.handoff.desk import PickyConnector, echo
 
 STARTED, NOBODY, BACK = "正在为您转接", "没有同事能接手", "我回来了"
 ROLES = {"agents": ["bot:agent"]}
@@ -315,6 +315,22 @@ async def test_the_clock_gives_back_what_customers_left_and_forgets_what_is_old(
     clock.now += 91 * 86400
     await run_schedule(bot)
     assert await numbers(bot) == []
+
+
+@pytest.mark.parametrize(("refused", "over"), [({"s1"}, False), ({"s1", "s2"}, True)])
+async def test_whom_no_staff_chat_will_hear_of_is_told_so_in_the_end(
+    bot: BotTester, refused: set[str], over: bool
+) -> None:
+    bot.connector = PickyConnector(refused)
+    user, app = bot.configure(contact="总机 1234").private("u1"), await bot.app()
+    assert STARTED in (await user.say("转人工")).text
+    for _ in range(2):
+        async with asyncio.timeout(5):
+            while app.outbox.pending:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+        await run_schedule(bot)
+    assert ["总机 1234" in text for text in told(bot, "u1")] == ([True] if over else [])
+    assert await is_answered(user) is over
 
 
 async def numbers(bot: BotTester) -> list[int]:

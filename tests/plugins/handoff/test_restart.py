@@ -12,6 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from bot import Memory
 from bot.store import Base, Store
 from bot.store.migrations import upgrade
 from bot.testing import BotTester
@@ -193,7 +194,7 @@ async def test_one_session_has_one_open_hand_over(file: Path, handoff: Handoff) 
     store.start()
     other = Store(store.url)
     other.start()
-    here, elsewhere = Handoffs(store), Handoffs(other)
+    here, elsewhere = Handoffs(store, Memory()), Handoffs(other, Memory())
     first = await here.begin(handoff)
     assert (await elsewhere.begin(handoff)).number == first.number  # what another program opened meanwhile
     await here.close(first, by="x", trace="t2", now=2.0)

@@ -212,11 +212,11 @@ class Stage:
         self.platform.event_tokens.add(token)
         kf.wake(token)
 
-    def held(self, reason: str) -> float:
-        """How many sends were held for a reason."""
+    def lost(self, reason: str) -> float:
+        """How many sends nobody was shown, for a reason."""
         return (
             self.metrics.registry.get_sample_value(
-                "glmbot_sends_held_total", {"connector": "care", "reason": reason}
+                "glmbot_sends_lost_total", {"connector": "care", "reason": reason}
             )
             or 0.0
         )

@@ -194,7 +194,7 @@ def shop() -> Plugin:
 
     @plugin.event("session")
     async def session(message: Message) -> None:
-        (away.add if message.data["state"] in (2, 3) else away.discard)(message.user.id)
+        (away.add if message.data["holder"] in ("waiting", "people") else away.discard)(message.user.id)
 
     @plugin.event("entered")
     async def entered() -> str:

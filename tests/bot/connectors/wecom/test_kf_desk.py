@@ -83,7 +83,11 @@ async def test_a_platform_that_is_away_is_an_error_at_once(stage: Stage) -> None
     with pytest.raises(ConnectorError):
         await stage.build(servicers=("li", "wang")).hand_over(TARGET)
     assert moves(stage) == [(3, "li")]
-    stage.platform.answers["kf/service_state/get"] = lambda call: {}
+
+
+@pytest.mark.parametrize("answer", [{}, {"service_state": "3"}, {"service_state": 5}])
+async def test_a_state_that_nobody_knows_is_an_error(stage: Stage, answer: dict[str, Any]) -> None:
+    stage.platform.answers["kf/service_state/get"] = lambda call: answer
     with pytest.raises(ConnectorError):
         await stage.build().hand_over(TARGET)
 
@@ -100,9 +104,9 @@ async def test_the_notice_goes_by_the_code_and_then_the_bot_is_silent(stage: Sta
         await kf.send(part("chatter", key="late", delivery="m1"))
     assert stage.platform.of("kf/send_msg") == []
     assert len(stage.platform.of("kf/send_msg_on_event")) == 1
-    assert stage.held("human") == 1
+    assert stage.lost("human") == 1
     (reminder,) = await stage.inlet.got(1)
-    assert (reminder.event, dict(reminder.data)) == ("session", {"state": 2})
+    assert (reminder.event, dict(reminder.data)) == ("session", {"holder": "waiting"})
 
 
 async def test_an_older_answer_does_not_use_up_the_notice(stage: Stage) -> None:
@@ -151,6 +155,18 @@ async def test_taking_back_ends_what_a_member_has_and_frees_what_waits(
     stage.platform.kf_states[CUSTOMER] = state
     await stage.build().take_back(Target("wecom-kf", "care", CUSTOMER))
     assert stage.platform.kf_states[CUSTOMER] == left
+
+
+@pytest.mark.parametrize(("code", "never"), [(95004, True), (84061, True), (-1, False), (60020, False)])
+@pytest.mark.parametrize("method", ["kf/service_state/get", TRANS])
+async def test_what_the_platform_never_gives_back_is_told_from_what_it_keeps_for_now(
+    stage: Stage, method: str, code: int, never: bool
+) -> None:
+    stage.platform.kf_states[CUSTOMER] = 3
+    stage.platform.refuse(method, code)
+    with pytest.raises(ConnectorError) as raised:
+        await stage.build().take_back(TARGET)
+    assert (isinstance(raised.value, Undeliverable), raised.value.code) == (never, code)
 
 
 async def test_a_pool_that_gives_nothing_back_is_left_by_an_end(stage: Stage) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.connectors.wecom.kf_messages import SendFailed, StateChange, read
+from bot.connectors.wecom.kf_messages import SendFailed, StateChange, read, session
 from bot.message import Message, Segment
 from tests.bot.connectors.wecom.kf_platform import CUSTOMER, event, said
 from tests.bot.connectors.wecom.qyapi import KF
@@ -138,6 +138,14 @@ def test_who_enters_and_may_be_welcomed_has_entered() -> None:
 def test_a_change_of_hands_says_what_it_can_of_who_has_the_talk_now(change: Any, state: int | None) -> None:
     item = event("session_status_change", change_type=change)
     assert read(item, "care", KF) == StateChange(CUSTOMER, item["msgid"], float(item["send_time"]), state)
+
+
+@pytest.mark.parametrize(
+    ("state", "holder"), [(0, "bot"), (1, "bot"), (2, "waiting"), (3, "people"), (4, "nobody")]
+)
+def test_who_has_a_talk_is_told_in_the_cores_words(state: int, holder: str) -> None:
+    told = session("care", CUSTOMER, "m1", state)
+    assert (told.event, told.chat.id, dict(told.data)) == ("session", CUSTOMER, {"holder": holder})
 
 
 def test_a_message_that_did_not_arrive_is_told() -> None:

@@ -14,7 +14,7 @@ from bot.connectors.base import Status
 from bot.connectors.wecom import kf_pull
 from bot.connectors.wecom.kf_desk import Desk
 from bot.connectors.wecom.kf_messages import KIND
-from bot.connectors.wecom.kf_pull import Puller
+from bot.connectors.wecom.kf_pull import SINCE, Puller
 from bot.connectors.wecom.kf_states import States
 from bot.connectors.wecom.kf_talks import Talks
 from bot.errors import Overloaded, StoreError
@@ -155,7 +155,7 @@ async def test_a_page_that_was_committed_without_its_cursor_is_known_again(
 
     stage.platform.say(said("once"))
     await stage.cursors.put(KIND, KF, "0")
-    await stage.cursors.put(f"{KIND} since", KF, "0")
+    await stage.cursors.put(KIND, KF, "0", SINCE)
     with monkeypatch.context() as patch:
         patch.setattr(stage.cursors, "put", crash)
         pull = begin()
@@ -179,7 +179,7 @@ async def test_the_very_first_start_leaves_history_alone_and_says_how_much(
         await pull.stop()
     assert stage.inlet.texts == ["now"]
     assert [line["number"] for line in logs if "too old" in line["event"]] == [2]
-    assert stage.held("old") == 2
+    assert stage.lost("old") == 2
 
 
 async def test_a_first_start_that_was_cut_short_still_leaves_history_alone(
@@ -225,18 +225,18 @@ async def test_a_clock_that_was_wrong_at_the_very_first_start_costs_nothing_late
 async def test_a_first_pull_under_a_clock_that_is_put_right_meanwhile_answers_what_comes(
     stage: Stage, begin: Begin
 ) -> None:
-    await stage.cursors.put(f"{KIND} since", KF, str(time.time() + 7200))
+    await stage.cursors.put(KIND, KF, str(time.time() + 7200), SINCE)
     stage.platform.say(said("before", ago=60), said("now", ago=-5))
     await begin().caught_up()
     assert stage.inlet.texts == ["now"]
 
 
 async def test_later_starts_skip_only_what_cannot_be_answered(stage: Stage, begin: Begin) -> None:
-    await stage.cursors.put(f"{KIND} since", KF, "0")
+    await stage.cursors.put(KIND, KF, "0", SINCE)
     stage.platform.say(said("too late", ago=49 * 3600), said("still in time", ago=47 * 3600))
     await begin().caught_up()
     assert stage.inlet.texts == ["still in time"]
-    assert stage.held("old") == 1
+    assert stage.lost("old") == 1
 
 
 async def test_only_customers_are_passed_on_and_each_message_once(stage: Stage, begin: Begin) -> None:
@@ -410,10 +410,10 @@ async def test_answers_that_make_no_sense_do_not_end_it(stage: Stage, begin: Beg
     assert pull.waits == []
 
 
-def told(stage: Stage) -> list[str | tuple[str, int]]:
-    """Texts, and (customer, state) where the core was told of a state."""
+def told(stage: Stage) -> list[str | tuple[str, str]]:
+    """Texts, and (customer, holder) where the core was told who has a conversation."""
     return [
-        (item.user.id, item.data["state"]) if item.event == "session" else item.text
+        (item.user.id, item.data["holder"]) if item.event == "session" else item.text
         for item in stage.inlet.messages
     ]
 
@@ -429,7 +429,7 @@ async def test_a_change_of_hands_becomes_the_event_session_in_its_place(stage: S
     pull = begin()
     await stage.platform.called("kf/service_state/get", 2)
     messages = await stage.inlet.got(4)
-    assert told(stage) == ["one", (CUSTOMER, 3), "two", ("wm2", 4)]
+    assert told(stage) == ["one", (CUSTOMER, "people"), "two", ("wm2", "nobody")]
     assert messages[1].delivery == taken["msgid"]
     assert pull.talks.of(CUSTOMER).human
     assert not pull.talks.of("wm2").human
@@ -442,7 +442,13 @@ async def test_words_to_a_member_stay_between_the_change_of_hands_and_the_end(
     pull = begin()
     await pull.caught_up()
     await stage.platform.called("kf/service_state/get", 1)
-    assert told(stage) == [(CUSTOMER, 3), "for the member", (CUSTOMER, 3), (CUSTOMER, 4), "for the bot"]
+    assert told(stage) == [
+        (CUSTOMER, "people"),
+        "for the member",
+        (CUSTOMER, "people"),
+        (CUSTOMER, "nobody"),
+        "for the bot",
+    ]
     await asyncio.sleep(0.05)
     assert len(stage.platform.of("kf/service_state/get")) == 1
     assert len(stage.inlet.messages) == 5
@@ -456,8 +462,8 @@ async def test_what_the_platform_says_of_the_last_change_is_believed_once_all_pa
     stage.platform.say(changed(1), changed(3), said("one"), changed(None, "wm2"), said("two"))
     begin()
     await stage.inlet.got(6)
-    assert told(stage)[:4] == [(CUSTOMER, 3), (CUSTOMER, 4), "one", "two"]
-    assert set(told(stage)[4:]) == {(CUSTOMER, 3), ("wm2", 0)}
+    assert told(stage)[:4] == [(CUSTOMER, "people"), (CUSTOMER, "nobody"), "one", "two"]
+    assert set(told(stage)[4:]) == {(CUSTOMER, "people"), ("wm2", "bot")}
 
 
 async def test_states_that_cannot_be_asked_hold_up_nobodys_messages(stage: Stage, begin: Begin) -> None:
@@ -475,10 +481,10 @@ async def test_states_that_cannot_be_asked_hold_up_nobodys_messages(stage: Stage
 
 
 async def test_a_change_of_hands_counts_however_long_the_bot_was_away(stage: Stage, begin: Begin) -> None:
-    await stage.cursors.put(f"{KIND} since", KF, "0")
+    await stage.cursors.put(KIND, KF, "0", SINCE)
     stage.platform.say(changed(3, ago=60 * 3600), said("old", ago=60 * 3600))
     await begin().caught_up()
-    assert told(stage) == [(CUSTOMER, 4)]
+    assert told(stage) == [(CUSTOMER, "nobody")]
 
 
 async def test_a_message_of_ours_that_did_not_arrive_is_counted_and_logged(
@@ -488,10 +494,10 @@ async def test_a_message_of_ours_that_did_not_arrive_is_counted_and_logged(
     with capture_logs() as logs:
         pull = begin()
         await pull.caught_up()
-        await pull.until(lambda: stage.held("send_fail"))
+        await pull.until(lambda: stage.lost("send_fail"))
     told = next(line for line in logs if "not delivered" in line["event"])
     assert (told["log_level"], told["msgid"], told["reason"]) == ("warning", "m1", 10)
-    assert stage.held("send_fail") == 1
+    assert stage.lost("send_fail") == 1
     assert stage.inlet.messages == []
 
 

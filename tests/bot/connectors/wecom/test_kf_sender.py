@@ -213,7 +213,7 @@ async def test_the_sixth_message_is_held_and_said_so(stage: Stage) -> None:
     with pytest.raises(Undeliverable, match="5 messages"):
         await kf.send(part(key="k5"))
     assert len(stage.platform.of(SEND)) == 5
-    assert stage.held("quota") == 1
+    assert stage.lost("quota") == 1
 
 
 async def test_a_new_message_of_the_customer_makes_room_for_five_more(stage: Stage) -> None:
@@ -266,7 +266,7 @@ async def test_a_quota_used_up_before_a_restart_is_told_by_the_platform(stage: S
     with pytest.raises(Undeliverable) as raised:
         await stage.build().send(part())
     assert raised.value.code == 95001
-    assert stage.held("quota") == 1
+    assert stage.lost("quota") == 1
 
 
 async def test_a_limit_on_calls_is_waited_for(stage: Stage) -> None:
@@ -277,8 +277,10 @@ async def test_a_limit_on_calls_is_waited_for(stage: Stage) -> None:
     assert not isinstance(raised.value, Undeliverable)
 
 
-@pytest.mark.parametrize(("code", "state"), [(95018, 3), (95013, 4)])
-async def test_a_talk_that_is_not_the_bots_any_more_is_reported(stage: Stage, code: int, state: int) -> None:
+@pytest.mark.parametrize(("code", "state", "holder"), [(95018, 3, "people"), (95013, 4, "nobody")])
+async def test_a_talk_that_is_not_the_bots_any_more_is_reported(
+    stage: Stage, code: int, state: int, holder: str
+) -> None:
     kf = await stage.connect()
     stage.platform.kf_states[CUSTOMER] = state
     stage.platform.refuse(SEND, code)
@@ -286,9 +288,9 @@ async def test_a_talk_that_is_not_the_bots_any_more_is_reported(stage: Stage, co
         await kf.send(part(key="lost"))
     assert raised.value.code == code
     (message,) = await stage.inlet.got(1)
-    assert (message.event, dict(message.data), message.chat.id) == ("session", {"state": state}, CUSTOMER)
+    assert (message.event, dict(message.data), message.chat.id) == ("session", {"holder": holder}, CUSTOMER)
     assert message.delivery == stage.platform.of(SEND)[0]["msgid"]
-    assert stage.held("state") == 1
+    assert stage.lost("state") == 1
 
 
 # ---- menus ---------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kf_states, "AGAIN_AFTER", (0.0, 0.01, 0.01))
 
 
-def states(stage: Stage) -> list[tuple[str, int]]:
-    return [(item.user.id, item.data["state"]) for item in stage.inlet.messages]
+def holders(stage: Stage) -> list[tuple[str, str]]:
+    return [(item.user.id, item.data["holder"]) for item in stage.inlet.messages]
 
 
 async def happens(stage: Stage, kf: Kf, change: int | None, customer: str = CUSTOMER) -> None:
@@ -49,7 +49,7 @@ async def test_a_state_that_is_refused_is_asked_for_again(stage: Stage, soon: No
     stage.platform.cut(GET)
     await happens(stage, kf, None)
     await stage.inlet.got(1)
-    assert states(stage) == [(CUSTOMER, 4)]
+    assert holders(stage) == [(CUSTOMER, "nobody")]
     assert len(stage.platform.of(GET)) == 4
 
 
@@ -59,7 +59,7 @@ async def test_a_core_that_takes_nothing_is_told_again(stage: Stage, soon: None)
     stage.inlet.refusals += [StoreError("locked", transient=True), Overloaded(0.01)]
     await happens(stage, kf, None)
     await stage.inlet.got(1)
-    assert states(stage) == [(CUSTOMER, 4)]
+    assert holders(stage) == [(CUSTOMER, "nobody")]
 
 
 async def test_who_is_gone_is_not_asked_for_again_and_nobody_for_ever(stage: Stage, soon: None) -> None:
@@ -98,7 +98,7 @@ async def test_an_answer_that_is_older_than_the_end_of_a_talk_is_not_told(stage:
     slow.set()
     await stage.platform.called(GET, 2)
     await asyncio.sleep(0.05)
-    assert states(stage) == [(CUSTOMER, 4)]
+    assert holders(stage) == [(CUSTOMER, "nobody")]
 
 
 @pytest.mark.parametrize("change", ["hand_over", "take_back"])
@@ -112,7 +112,7 @@ async def test_what_the_bot_itself_does_is_newer_than_a_question_from_before(
     await stage.platform.called(GET, 1)
     await getattr(kf, change)(part().target)
     await asyncio.sleep(0.2)
-    assert states(stage) == []
+    assert holders(stage) == []
     assert len(stage.platform.of(GET)) == 2
 
 
