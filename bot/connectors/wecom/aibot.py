@@ -256,7 +256,7 @@ class Aibot:
         if self._streams.get(target.delivery) is None:
             rest = self._taken.rest(target.delivery, outgoing.key)
             if rest is not None:  # WeCom has it, though its stream is forgotten
-                if rest:
+                if rest and outgoing.final:
                     await self._post(target, rest, {})
                 return target.delivery
         stream = self._open(target.delivery, outgoing.inbox_id, resumed=True)

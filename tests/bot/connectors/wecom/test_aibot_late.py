@@ -237,6 +237,29 @@ async def test_what_wecom_has_taken_is_not_sent_again_once_its_stream_is_forgott
     assert not qyapi.calls
 
 
+async def test_the_rest_of_a_long_answer_is_sent_by_its_last_part_alone(
+    serve: Serve, qyapi: FakeQyApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Streams", lambda: Streams(capacity=1))
+    plugin = Plugin("writer")
+
+    @plugin.message()
+    async def answer(message: Message) -> str:
+        return "一二三四五六七八九。" * (1500 if message.text == "long" else 1)
+
+    robot = await serve(plugin)
+    stream = await robot.wecom.ask("long")
+    await robot.settled()
+    inbox_id = await robot.app.dispatch.find("wecom-aibot", "robot", stream["id"])
+    assert inbox_id is not None
+    *earlier, _ = (await robot.app.dispatch.outcome(inbox_id)).replies
+    await robot.wecom.ask(user="li")
+    assert earlier
+    for part in earlier:
+        assert await robot.connector.send(part) == stream["id"]
+    assert len(posted(qyapi)) == 1
+
+
 def test_the_rest_of_a_long_answer_is_known_once_its_stream_is_forgotten() -> None:
     stream = Stream("m1", 7, 0.0)
     parts = [Outgoing(Target("wecom-aibot", "robot", "zhang"), "一二三四五六七八九。" * 1000, "k")]
