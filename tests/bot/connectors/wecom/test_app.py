@@ -326,6 +326,7 @@ async def test_what_will_never_arrive_is_not_tried_again(connect: Any, qyapi: Fa
 async def test_refusals_are_tried_again_and_show_in_the_status(connect: Any, qyapi: FakeQyApi) -> None:
     app, inlet = connect(), SimpleNamespace()
     await app.start(inlet)
+    await shows(app, "ok")
     qyapi.refuse("message/send", 45009)
     with pytest.raises(ConnectorError) as caught:
         await app.send(part())
