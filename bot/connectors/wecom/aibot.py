@@ -86,6 +86,7 @@ class Aibot:
             streaming=True,
             attachments=frozenset({"image"}),
             give_up_after=VALID,
+            speaks_first=False,
         )
         self._feedback = settings.feedback
         self._callback = callback

@@ -350,4 +350,4 @@ async def test_a_stream_is_not_ended_because_the_store_is_away(alone: tuple[Aibo
 def test_it_keeps_what_the_url_and_a_message_hold() -> None:
     able = connector_of("https://qyapi.weixin.qq.com", Metrics()).capabilities
     assert (able.max_text, able.unit, able.streaming) == (MAX_CONTENT, "bytes", True)
-    assert able.give_up_after == 3600
+    assert (able.give_up_after, able.speaks_first) == (3600, False)
