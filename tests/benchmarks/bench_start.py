@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -54,6 +54,8 @@ FILLED = 200_000
 """After so many users everything bounded is full; what is added from there on is growth."""
 GROWTH_MB = 20
 BATCH = 500
+RETURNED = {name: namedtuple("Returned", ("id", name)) for name in ("trace", "key")}
+"""Rows of RETURNING by what tells inbox from outbox."""
 QUESTIONS = ("运费是多少", "我想问问快递一般走几天呀", "how do I return a broken kettle")
 
 
@@ -129,9 +131,10 @@ class Void:
     async def write(self, *steps: Step) -> Mapping[Any, Sequence[Any]]:
         """What RETURNING would give: each row with an id."""
         return {
-            step.statement: [SimpleNamespace(**row, id=next(self._ids)) for row in step.rows]
+            step.statement: [row_of(next(self._ids), row[name]) for row in step.rows]
             for step in steps
-            if step.rows and ("trace" in step.rows[0] or "key" in step.rows[0])
+            for name, row_of in RETURNED.items()
+            if step.rows and name in step.rows[0]
         }
 
 
