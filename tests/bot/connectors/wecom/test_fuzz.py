@@ -22,11 +22,15 @@ from structlog.testing import capture_logs
 
 from bot.connectors.http import Refused, json_object
 from bot.connectors.wecom import aibot_messages, app_messages, kf_messages, xml
-from bot.connectors.wecom.callback import Callback
+from bot.connectors.wecom.callback import MAX_BODY, Callback
 from bot.connectors.wecom.crypto import Crypto
 from bot.message import Message, clean_text
 
-SECONDS = [0.7, pytest.param(300.0, marks=pytest.mark.long)]
+SECONDS = [0.0, pytest.param(300.0, marks=pytest.mark.long)]
+SHORT = 500
+"""Inputs that are tried at least, however slow the machine is."""
+SEALABLE = MAX_BODY // 2
+"""Bytes of a message that fit into a callback, in base64 with their envelope."""
 CRYPTO = Crypto("tok", "jWmYm7qr5nMoAUwZRjGtBxmz3KA1tkAj3ykkR6q2B2C", "ww1")
 GATE: Any = Callback(CRYPTO, max_body=1 << 20)
 FILE = Path(__file__).parents[3] / "data/wecom/messages.json"
@@ -73,21 +77,23 @@ async def outer_json(body: bytes) -> None:
 
 
 async def app_message(plain: bytes) -> None:
-    encrypted, _ = CRYPTO.seal(plain, "1700000000", "n")
-    opened = await GATE.open_xml(Post(xml.build({"Encrypt": encrypted}), encrypted))
-    assert opened.plain == plain
+    if len(plain) <= SEALABLE:
+        encrypted, _ = CRYPTO.seal(plain, "1700000000", "n")
+        opened = await GATE.open_xml(Post(xml.build({"Encrypt": encrypted}), encrypted))
+        assert opened.plain == plain
     with contextlib.suppress(xml.BadXml):
-        expect_storable(app_messages.read(xml.parse(opened.plain), "desk", 1000002))
+        expect_storable(app_messages.read(xml.parse(plain), "desk", 1000002))
 
 
 async def aibot_message(plain: bytes) -> None:
-    encrypted, _ = CRYPTO.seal(plain, "1700000000", "n")
-    opened = await GATE.open_json(Post(json.dumps({"encrypt": encrypted}).encode(), encrypted))
-    assert opened.plain == plain
+    if len(plain) <= SEALABLE:
+        encrypted, _ = CRYPTO.seal(plain, "1700000000", "n")
+        opened = await GATE.open_json(Post(json.dumps({"encrypt": encrypted}).encode(), encrypted))
+        assert opened.plain == plain
     for robot_name in (None, "RobotA"):
         reader = aibot_messages.Reader("robot", robot_name, "https://qyapi.weixin.qq.com")
         with capture_logs():  # a warning for every foreign response_url
-            expect_storable(reader.read(opened.plain))
+            expect_storable(reader.read(plain))
 
 
 async def kf_item(plain: bytes) -> None:
@@ -192,7 +198,7 @@ async def test_nothing_breaks(name: str, seconds: float) -> None:
     target = TARGETS[name]
     seed = 0 if seconds < 60 else time.time_ns()
     source, end, count = random.Random(seed), time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    while count < SHORT or time.monotonic() < end:
         count += 1
         data = target.input(source)
         try:
@@ -201,4 +207,3 @@ async def test_nothing_breaks(name: str, seconds: float) -> None:
             error.add_note(f"seed {seed}, input {count}: {data!r}")
             raise
     print(f"{name}: {count} inputs from seed {seed}")  # noqa: T201 - what a long run is repeated with
-    assert count > 100
