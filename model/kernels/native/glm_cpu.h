@@ -1,0 +1,97 @@
+/* The CPU library of glmbot: INT4 and INT8 linear layers and what a decoder needs beside them.
+ *
+ * A plain C interface, opened by ctypes. Nothing here allocates for the caller, throws or keeps a pointer
+ * after a call; matrices stay where the caller has them (a mapped file, for example). float16 numbers are
+ * passed as uint16_t. Calls with one pool from several threads wait for each other.
+ */
+#ifndef GLM_CPU_H
+#define GLM_CPU_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define GLM_API __declspec(dllexport)
+#else
+#define GLM_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GLM_ABI 1
+
+GLM_API int32_t glm_abi(void); /* GLM_ABI of the built library */
+
+/* -- instruction sets -------------------------------------------------------------------------- */
+
+GLM_API const char* glm_isa(void);            /* the one in use; at load the best of this CPU */
+GLM_API const char* glm_isas(void);           /* those of this CPU, best first: "avx512vnni avx2 scalar" */
+GLM_API int32_t glm_use(const char* isa);     /* 0, or -1: unknown or not on this CPU. Not while a call is running */
+
+/* -- threads ----------------------------------------------------------------------------------- */
+
+typedef struct glm_pool glm_pool;
+
+/* `threads` that work at once, the calling one among them; NULL where they cannot be started. pin: bind the
+ * others to a CPU each (Linux). A waiting thread spins for spin_us microseconds, then sleeps. */
+GLM_API glm_pool* glm_pool_new(int32_t threads, int32_t pin, int32_t spin_us);
+GLM_API void glm_pool_free(glm_pool*);
+GLM_API int32_t glm_pool_threads(const glm_pool*);
+
+/* -- matrices ---------------------------------------------------------------------------------- */
+
+/* A matrix [out_features, in_features] in tiles of 16 rows x `block` columns (model/tiles.py has the order):
+ * packed [tiles, blocks, 16 * block * bits / 8], scale and zero [tiles, groups, 16]. A weight is
+ * (integer - zero) * scale. Padding counts for nothing. */
+typedef struct {
+    const void* packed;
+    const uint16_t* scale;
+    const uint16_t* zero; /* or NULL: 0 */
+    const float* bias;    /* [out_features] or NULL */
+    int32_t bits;         /* 4 | 8 */
+    int32_t block;        /* 32 | 64; INT8: 64 */
+    int32_t blocks;       /* ceil(in_features / block) */
+    int32_t group_blocks; /* blocks that share a scale; `blocks` when a row is one group */
+    int32_t groups;
+    int32_t out_features;
+    int32_t in_features;
+} glm_matrix;
+
+#define GLM_EXACT 1 /* float activations instead of int8 */
+#define GLM_GELU 2  /* tanh-GELU of the result */
+
+/* y [rows, out] = x [rows, in] W^T + bias. Row i of y depends on row i of x only, to the bit. A row of x that
+ * is not finite gives a row of NaN. x and y do not overlap. */
+GLM_API void glm_linear(glm_pool*, const glm_matrix*, const float* x, int64_t rows, float* y, int32_t flags);
+
+/* Rows `ids` of a matrix as floats, y [rows, in]; an id that is none gives NaN. */
+GLM_API void glm_embed(const glm_matrix*, const int64_t* ids, int64_t rows, float* y);
+
+/* From rows to tiles and back: packed int8 [out, in] or uint8 [out, ceil(in / 2)] of value + 8, even column in
+ * the low nibble; scale and zero [out, groups]. The matrix gives the shape; glm_to_tiles reads none of its
+ * pointers. Padding is the integer 0 with scale and zero 0. zero may be NULL. */
+GLM_API void glm_to_tiles(glm_pool*, const glm_matrix*, const void* packed, const uint16_t* scale, const uint16_t* zero,
+                          void* to_packed, uint16_t* to_scale, uint16_t* to_zero);
+GLM_API void glm_to_rows(glm_pool*, const glm_matrix*, void* packed, uint16_t* scale, uint16_t* zero);
+
+/* -- elementwise ------------------------------------------------------------------------------- */
+
+/* out [rows, width] = LayerNorm(alpha * x + y) with the population's variance; y may be NULL. out may be x or y. */
+GLM_API void glm_norm(glm_pool*, const float* x, const float* y, float alpha, const float* weight, const float* bias,
+              float epsilon, int64_t rows, int64_t width, float* out);
+
+/* -- attention: attention.cpp, rope.cpp --------------------------------------------------------- */
+
+/* -- probes ------------------------------------------------------------------------------------ */
+
+/* Seconds of one sequential read of memory by all threads. */
+GLM_API double glm_probe_read(glm_pool*, const void* p, int64_t bytes);
+/* Seconds of `rounds` of integer dot products in registers by all threads, and how many multiply-accumulates
+ * that were: the limit of the instruction set in use. */
+GLM_API double glm_probe_dot(glm_pool*, int64_t rounds, int64_t* macs);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
