@@ -77,13 +77,8 @@ def examine_model(loaded: LoadedConfig) -> list[str]:
 
 def _backend(loaded: LoadedConfig) -> EntryPoint | None:
     settings = loaded.config.model
-    if settings.backend == "local":
-        if settings.path is None:
-            return None
-        if settings.kv_cache in ("int8", "int4"):
-            raise loaded.error(
-                ("model", "kv_cache"), f"{settings.kv_cache} comes with a later release", "use auto or fp16"
-            )
+    if settings.backend == "local" and settings.path is None:
+        return None
     points = [point for point in entry_points(group=GROUP) if point.name == settings.backend]
     if not points:
         raise loaded.error(

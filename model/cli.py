@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from model.sizes import Progress, size_text
-from model.types import Device, GenerationParams, ModelError, Quantization
+from model.types import Device, GenerationParams, KVType, ModelError, Quantization
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +59,7 @@ DeviceOption = Annotated[Device, typer.Option("--device", help="Where it runs.")
 QuantizationOption = Annotated[
     Quantization, typer.Option("--quantization", help="Of float weights; integers stay as they are stored.")
 ]
+KVOption = Annotated[KVType, typer.Option("--kv-cache", help="How keys and values are stored. auto: fp16.")]
 
 
 @app.command()
@@ -139,6 +140,7 @@ def info(
     path: Annotated[Path, typer.Argument(help="A folder or file of any model.", metavar="PATH")],
     device: DeviceOption = "auto",
     quantization: QuantizationOption = "int4",
+    kv_cache: KVOption = "auto",
 ) -> None:
     """Tell form, sizes, vocabulary, tokenizer, quantisation and the memory needed; reads no weights.
 
@@ -146,7 +148,7 @@ def info(
     """
     from model.description import describe
 
-    rows = list(describe(path, device=device, quantization=quantization))
+    rows = list(describe(path, device=device, quantization=quantization, kv_cache=kv_cache))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         typer.echo(f"{name:<{width}}  {text}")
@@ -181,6 +183,7 @@ class _Settings:
     path: Path | None
     device: Device
     quantization: Quantization
+    kv_cache: KVType
     max_context: int
     max_new_tokens: int
     prefixes: dict[str, Path] = field(default_factory=dict)
@@ -191,6 +194,7 @@ def chat(
     path: Annotated[Path, typer.Argument(help="A folder or file of any model.", metavar="PATH")],
     device: DeviceOption = "auto",
     quantization: QuantizationOption = "int4",
+    kv_cache: KVOption = "auto",
     prefix: Annotated[Path | None, typer.Option("--prefix", help="A P-Tuning v2 checkpoint.")] = None,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0.0, help="0: always the likeliest.")
@@ -218,8 +222,9 @@ def chat(
     max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
     prefixes = {} if prefix is None else {"chat": prefix}
     began = monotonic()
+    settings = _Settings(path, device, quantization, kv_cache, max_context, max_new_tokens, prefixes)
     with _console().status("Loading"):
-        model = load_backend(_Settings(path, device, quantization, max_context, max_new_tokens, prefixes))
+        model = load_backend(settings)
     typer.echo(f"{model.name}, loaded in {monotonic() - began:.1f} s; clear forgets, stop ends", err=True)
     params = GenerationParams(
         max_new_tokens, temperature, top_p, seed=seed, prefix="chat" if prefixes else None

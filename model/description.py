@@ -7,25 +7,33 @@ from pathlib import Path
 
 import torch
 
-from model import kernels, memory
+from model import memory
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig, is_other_family, read_config
+from model.kernels import Reference
+from model.kv_cache import Storage, choose_storage
 from model.language_model import choose_device, choose_dtype, unused_weights
 from model.loading import Reader, Recipe, estimate, open_source
 from model.packed import Packed, Scheme
 from model.sizes import size_text
 from model.tokenizer import Tokenizer, find_tokenizer
-from model.types import Device, Quantization
+from model.types import Device, KVType, Quantization
 
 Rows = Iterator[tuple[str, str]]
 
 
-def describe(path: Path, *, device: Device = "auto", quantization: Quantization = "int4") -> Rows:
+def describe(
+    path: Path,
+    *,
+    device: Device = "auto",
+    quantization: Quantization = "int4",
+    kv_cache: KVType = "auto",
+) -> Rows:
     """Rows of name and text; the memory is what loading it so would take. Raises ModelError like loading."""
     if is_other_family(path):
         yield from _family(path)
     else:
-        yield from _chatglm(path, choose_device(device), quantization)
+        yield from _chatglm(path, choose_device(device), quantization, choose_storage(kv_cache, exact=False))
 
 
 def scheme_text(scheme: Scheme) -> str:
@@ -38,7 +46,7 @@ def scheme_text(scheme: Scheme) -> str:
     return f"{blocks}; embedding {'INT8' if scheme.head_bits else 'floats'}"
 
 
-def _chatglm(path: Path, device: torch.device, quantization: Quantization) -> Rows:
+def _chatglm(path: Path, device: torch.device, quantization: Quantization, storage: Storage) -> Rows:
     source = open_source(path)
     dtype = choose_dtype("auto", device)
     reader = Reader(source, Recipe(quantization), dtype)
@@ -59,8 +67,8 @@ def _chatglm(path: Path, device: torch.device, quantization: Quantization) -> Ro
     yield "context", f"{config.max_sequence_length:,} tokens"
     if config.pre_seq_len:
         yield "prefix", f"{config.pre_seq_len} tokens, prefix_projection {config.prefix_projection}"
-    yield "kernels", f"{kernels.linear.__module__.rpartition('.')[2]} (PyTorch {torch.__version__})"
-    plan = estimate(reader, dtype=dtype)
+    yield "kernels", f"{Reference(dtype).name} (PyTorch {torch.__version__})"
+    plan = estimate(reader, dtype=dtype, storage=storage)
     for name, size in plan.parts():
         yield f"memory, {name}", size_text(size)
     yield _available(device)

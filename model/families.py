@@ -20,6 +20,7 @@ from torch import Tensor
 from model import memory
 from model.config import read_config
 from model.family_folder import check_family, open_config, open_network, open_tokenizer, weight_bytes
+from model.kernels import Reference
 from model.language_model import DType, choose_device, choose_dtype
 from model.memory import MemoryPlan
 from model.quantize import quantize_int4, quantize_int8
@@ -62,11 +63,14 @@ def load_family(
     stored = None if dtype == "auto" else choose_dtype(dtype, place).itemsize
     size = weight_bytes(folder, 4 if widened and quantization == "none" else stored)
     context = _context(config, max_context)
-    memory.check(MemoryPlan(size, _kv_bytes(config, context), 0, context), torch.device("cpu"), file=folder)
+    plan = MemoryPlan(size, _kv_bytes(config, context), 0, context, "float32")
+    memory.check(plan, torch.device("cpu"), file=folder)
     network = open_network(folder, dtype)
+    operations = Reference(torch.float32 if widened else network.dtype, exact=dtype == "float32")
     try:
         if quantization != "none":
-            quantize_layers(network, quantize_int8 if quantization == "int8" else quantize_int4, place)
+            quantize = quantize_int8 if quantization == "int8" else quantize_int4
+            quantize_layers(network, quantize, operations, place)
         network.to(place, torch.float32 if widened else None)
     except torch.OutOfMemoryError:
         raise ModelError(

@@ -18,6 +18,7 @@ from torch import Tensor
 from model import memory
 from model.checkpoint import EMBEDDINGS, Checkpoint, is_matrix
 from model.config import ChatGLMConfig
+from model.kv_cache import Storage
 from model.packed import Packed, Scheme, is_packed
 from model.quantize import QuantizedWeight, quantize_int4, quantize_int4_hqq, quantize_int8
 from model.sizes import size_text
@@ -130,15 +131,21 @@ def open_source(path: Path) -> Checkpoint | Packed:
     return Packed.open(path) if is_packed(path) else Checkpoint.open(path)
 
 
-def estimate(reader: Reader, *, dtype: torch.dtype, context: int | None = None) -> memory.MemoryPlan:
-    """What the weights will take in memory, and a talk as long as `context`; None: as it was trained for."""
+def estimate(
+    reader: Reader, *, dtype: torch.dtype, storage: Storage = "float16", context: int | None = None
+) -> memory.MemoryPlan:
+    """What the weights will take in memory, and a talk as long as `context`; None: as it was trained for.
+
+    storage: of keys and values.
+    """
     config = reader.source.config
 
     def float_dtype(name: str) -> torch.dtype:
         return reader.float_dtype(name) if is_matrix(_parameter(name)) else dtype
 
     weights = memory.weight_bytes(config, reader.scheme, float_dtype)
-    return memory.plan(config, weights, dtype=dtype, context=context or config.max_sequence_length)
+    context = context or config.max_sequence_length
+    return memory.plan(config, weights, dtype=dtype, storage=storage, context=context)
 
 
 def load_weights(
@@ -147,17 +154,19 @@ def load_weights(
     quantization: Quantization = "int4",
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
+    storage: Storage = "float16",
     context: int | None = None,
 ) -> tuple[ChatGLMConfig, Weights]:
     """The weights of a checkpoint or packed file, with floats in `dtype`.
 
     Where the blocks are stored as integers, these, their scales and the embedding are kept as stored; on the
-    CPU they stay mapped. Before anything is read, the memory for them and for a talk of `context` tokens is
-    logged; raises ModelError, also if there is less.
+    CPU they stay mapped. Before anything is read, the memory for them and for a talk of `context` tokens with
+    keys and values in `storage` is logged; raises ModelError, also if there is less.
     """
     device = device or torch.device("cpu")
     reader = Reader(open_source(path), Recipe(quantization), dtype)
-    plan, free = estimate(reader, dtype=dtype, context=context), memory.available(device)
+    plan = estimate(reader, dtype=dtype, storage=storage, context=context)
+    free = memory.available(device)
     log.info(
         "memory for the model",
         weights=size_text(plan.weights),

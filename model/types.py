@@ -9,6 +9,8 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 Device: TypeAlias = Literal["auto", "cuda", "cpu", "mps"]
 Quantization: TypeAlias = Literal["int4", "int8", "none"]
+KVType: TypeAlias = Literal["auto", "fp16", "int8", "int4"]
+"""How keys and values are stored; auto is fp16."""
 
 
 class ModelError(Exception):

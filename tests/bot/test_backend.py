@@ -121,20 +121,6 @@ async def test_a_backend_that_is_not_installed_is_an_error_of_the_configuration(
         await bot.private().say("hello")
 
 
-@pytest.mark.parametrize("value", ["int8", "int4"])
-async def test_a_small_cache_is_announced_and_refused(
-    bot: BotTester, glmbot: Glmbot, tmp_path: Path, value: str
-) -> None:
-    write(tmp_path, kv_cache=value)
-    result = glmbot("config", "check")
-    assert result.exit_code == 2
-    assert "config.yaml:2: model.kv_cache" in result.stderr
-    assert "use auto or fp16" in result.stderr
-    bot.configure(model={"path": str(tmp_path), "kv_cache": value})
-    with pytest.raises(ConfigError, match="later release"):
-        await bot.private().say("hello")
-
-
 def test_the_check_of_the_configuration_tells_about_the_model(
     glmbot: Glmbot, installed: Installed, tmp_path: Path
 ) -> None:

@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 import model
-from model import ModelError, kernels
-from model.chatglm import ChatGLM, Split
+from model import ModelError
+from model.chatglm import ChatGLM, Rotary, Split
+from model.kernels import rotary
+from model.kv_cache import KVCache
 
 VECTORS = Path(__file__).parents[1] / "data" / "chatglm"
 CASES = load_file(VECTORS / "cases.safetensors")
@@ -44,9 +47,14 @@ def splits_of(network: ChatGLM, case: str) -> list[Split]:
     return [replace(split, mask_position=place) for split, place in zip(splits, positions, strict=True)]
 
 
+def new_caches(network: ChatGLM, count: int) -> list[KVCache]:
+    pages = network.new_pages(40, "float32")
+    return [KVCache(pages) for _ in range(count)]
+
+
 def decode_all(network: ChatGLM, case: str, splits: Sequence[Split]) -> None:
     """Compare every cached step of a case, and that each token was the likeliest."""
-    caches = [network.new_cache() for _ in splits]
+    caches = new_caches(network, len(splits))
     network.prefill(splits, caches)
     logits = network.extend([split.answer for split in splits], caches)
     tokens, steps = CASES[f"{case}/greedy_tokens"], CASES[f"{case}/step_logits"]
@@ -74,7 +82,7 @@ def test_cached_steps_give_the_published_logits_and_tokens(network: ChatGLM, cas
 def test_rows_of_a_padded_batch_give_the_same_logits_without_padding(network: ChatGLM, case: str) -> None:
     expected = CASES[f"{case}/logits"]
     splits = splits_of(network, case)
-    caches = [network.new_cache() for _ in splits]
+    caches = new_caches(network, len(splits))
     network.prefill(splits, caches)
     close(network.extend([split.answer for split in splits], caches), expected[:, -1])
 
@@ -94,43 +102,51 @@ def test_layers_give_the_published_hidden_states_keys_values_and_attentions(netw
     positions = [tuple(place) for place in CASES["gmask/position_ids"][0].T.tolist()]
     blocked = CASES["gmask/attention_mask"][0, 0]
 
-    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(layer: int, qkv: Tensor, tables: Rotary) -> Tensor:
+        query, key, value = rotary.split_and_rotate(qkv, network.config.num_attention_heads, *tables)
         close(key, CASES[f"gmask/past.{layer}.key"][:, 0])
         close(value, CASES[f"gmask/past.{layer}.value"][:, 0])
         scores = torch.einsum("qhd,khd->hqk", query, key) / network.config.head_size**0.5
         weights = scores.masked_fill(blocked, -torch.inf).softmax(-1)
         close(weights, CASES[f"gmask/attentions.{layer}"].view_as(weights))
-        return torch.einsum("hqk,khd->qhd", weights, value)
+        return torch.einsum("hqk,khd->qhd", weights, value).flatten(1)
 
-    x = network.embed(ids)
-    rotary = network.rotary(positions)
-    for layer in range(network.config.num_layers):
-        close(x, CASES[f"gmask/hidden_states.{layer}"][:, 0])
-        x = network.block(layer, x, rotary, attend)
+    def normalised(layer: int) -> Tensor:
+        """The published input of a layer, as it comes out of the layer's first norm."""
+        norm = network.weights.blocks[layer].input_layernorm
+        states = CASES[f"gmask/hidden_states.{layer}"][:, 0]
+        return layer_norm(states, states.shape[-1:], norm.weight, norm.bias, 1e-5)
+
+    close(network.embed(ids), CASES["gmask/hidden_states.0"][:, 0])
+    tables = network.rotary(positions)
+    a = normalised(0)
+    for layer in range(network.config.num_layers - 1):
+        a = network.finish(layer, a, attend(layer, network.project(layer, a), tables))
+        close(a, normalised(layer + 1))
 
 
 def test_rotary_tables_are_the_published_ones() -> None:
     tables = load_file(VECTORS / "rope.safetensors")
-    frequencies = kernels.rotary_frequencies(64)
+    frequencies = rotary.frequencies(64)
     assert frequencies.half().equal(tables["inv_freq_fp16"])
     for mode, dtype, off in (("fp32", torch.float32, 1e-6), ("fp16", torch.float16, 1e-3)):
-        cos, sin = kernels.rotary_tables(tables["positions"][:, None], frequencies, dtype)
+        cos, sin = rotary.tables(tables["positions"][:, None], frequencies, dtype)
         for name, table in (("cos", cos), ("sin", sin)):
             expected = tables[f"{mode}_mode/{name}"]
-            assert table.dtype == expected.dtype
-            torch.testing.assert_close(table[:, 0].repeat(1, 2), expected, atol=off, rtol=0)
+            assert table.equal(table.to(dtype))
+            torch.testing.assert_close(table[:, 0].repeat(1, 2), expected.float(), atol=off, rtol=0)
 
 
 def test_unequal_prompts_in_one_batch_answer_as_each_does_alone(network: ChatGLM) -> None:
     rows = [ids for case in ("gmask", "long", "mask", "gmask_prefilled") for ids in ids_of(case)]
-    caches = [network.new_cache() for _ in rows]
+    caches = new_caches(network, len(rows))
     together = network.begin(rows, caches)
     for ids, row in zip(rows, together, strict=True):
-        close(row, network.begin([ids], [network.new_cache()])[0])
+        close(row, network.begin([ids], new_caches(network, 1))[0])
     for ids, row in zip(rows, network.decode([7, 8, 9, 10], caches), strict=True):
-        alone = network.new_cache()
-        network.begin([ids], [alone])
-        close(row, network.decode([7 + rows.index(ids)], [alone])[0])
+        alone = new_caches(network, 1)
+        network.begin([ids], alone)
+        close(row, network.decode([7 + rows.index(ids)], alone)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

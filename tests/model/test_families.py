@@ -333,7 +333,7 @@ def test_layers_compute_with_integers(
         name: layer for name, layer in model.network.named_modules() if type(layer) is QuantizedLinear
     }
     assert set(integers) == set(linears) - {"lm_head"}
-    assert {layer.bits for layer in integers.values()} == {bits}
+    assert {layer.matrix.bits for layer in integers.values()} == {bits}
     got, original = model.logits(prompt()), exact.logits(prompt())
     assert (got - original).norm() / original.norm() < off
     for name, layer in integers.items():

@@ -80,7 +80,7 @@ def test_eop_ends_an_answer_and_is_not_among_its_ids(exact: model.LanguageModel)
     ids = CASES["gmask/input_ids"][0].tolist()
     tokens = CASES["gmask/greedy_tokens"][0].tolist()
     ending = replace(exact.config, eos_token_id=tokens[3])
-    network = type(exact.network)(ending, exact.network.weights)
+    network = type(exact.network)(ending, exact.network.weights, exact.network.operations)
     ended = model.LanguageModel(network, VECTORS, max_context=2048)
     assert list(ended.generate(ids, max_new_tokens=8)) == tokens[: tokens.index(tokens[3])]
 
@@ -196,7 +196,8 @@ def test_padding_rows_of_the_vocabulary_are_never_drawn(tiny: model.LanguageMode
     loud = table.clone()
     loud[pieces:] *= 50
     weights = replace(tiny.network.weights, word_embeddings=loud)
-    padded = model.LanguageModel(type(tiny.network)(tiny.config, weights), tiny.path, max_context=2048)
+    network = type(tiny.network)(tiny.config, weights, tiny.network.operations)
+    padded = model.LanguageModel(network, tiny.path, max_context=2048)
     ids = build_inputs(padded.tokenizer.encode("你好"), padded.config)
     assert max(padded.generate(ids)) >= pieces  # the bare ids show that the rows would win
     text, _ = said(padded.stream("你好", [], GREEDY))

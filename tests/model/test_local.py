@@ -18,7 +18,7 @@ import pytest
 
 from model import local
 from model.local import LocalModel, check, create
-from model.types import ChatModel, Delta, GenerationParams, ModelBusy, ModelError, Turn, prompt_room
+from model.types import ChatModel, Delta, GenerationParams, KVType, ModelBusy, ModelError, Turn, prompt_room
 
 PLAIN = GenerationParams()
 
@@ -329,6 +329,7 @@ class Settings:
     path: Path | None
     device: Literal["auto", "cuda", "cpu", "mps"] = "cpu"
     quantization: Literal["int4", "int8", "none"] = "int4"
+    kv_cache: KVType = "auto"
     max_context: int = 256
     max_new_tokens: int = 8
     prefixes: Mapping[str, Path] = field(default_factory=dict)
