@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from model.config import ChatGLMConfig
-from model.kernels import Operations, rotary
+from model.kernels import rotary
+from model.kernels.operations import Operations
 from model.kernels.reference import attend
 from model.kv_cache import KVBatch, KVCache, KVPages, Storage
 from model.prefix import Prefix

@@ -10,7 +10,7 @@ import torch
 from model import memory
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig, is_other_family, read_config
-from model.kernels import Reference
+from model.kernels.reference import Reference
 from model.kv_cache import Storage, choose_storage
 from model.language_model import choose_device, choose_dtype, unused_weights
 from model.loading import Reader, Recipe, estimate, open_source

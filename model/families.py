@@ -20,7 +20,7 @@ from torch import Tensor
 from model import memory
 from model.config import read_config
 from model.family_folder import check_family, open_config, open_network, open_tokenizer, weight_bytes
-from model.kernels import Reference
+from model.kernels.reference import Reference
 from model.language_model import DType, choose_device, choose_dtype
 from model.memory import MemoryPlan
 from model.quantize import quantize_int4, quantize_int8

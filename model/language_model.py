@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.chatglm import ChatGLM
 from model.config import ChatGLMConfig
-from model.kernels import Reference
+from model.kernels.reference import Reference
 from model.kv_cache import PAGE, KVCache, OutOfPages, choose_storage, page_count
 from model.loading import load_weights
 from model.packed import is_packed

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.kernels import Operations
+from model.kernels.operations import Operations
 from model.quantize import QuantizedWeight
 
 

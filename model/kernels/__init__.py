@@ -1,8 +1,1 @@
-"""The operations of the network behind one protocol; today the PyTorch reference serves every device."""
-
-from __future__ import annotations
-
-from model.kernels.operations import Operations
-from model.kernels.reference import Reference
-
-__all__ = ["Operations", "Reference"]
+"""The operations of the network: one protocol and what implements it on which device."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from model.chatglm import ChatGLM
 from model.checkpoint import EMBEDDINGS
 from model.config import ChatGLMConfig
-from model.kernels import Reference
+from model.kernels.reference import Reference
 from model.quantize import (
     QuantizedWeight,
     dequantize,

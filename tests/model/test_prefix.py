@@ -15,7 +15,7 @@ from torch.nn import functional
 from model.chatglm import ChatGLM
 from model.checkpoint import PREFIX
 from model.config import ChatGLMConfig
-from model.kernels import Reference
+from model.kernels.reference import Reference
 from model.kv_cache import KVCache
 from model.prefix import Prefix, PrefixEncoder, load_prefix
 from model.types import ModelError

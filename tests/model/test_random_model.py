@@ -16,7 +16,7 @@ import torch
 from model.chatglm import ChatGLM
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig
-from model.kernels import Reference
+from model.kernels.reference import Reference
 from model.kv_cache import KVCache
 from model.loading import load_weights
 from model.published import Published

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.kernels import Reference, rotary
-from model.kernels.reference import attend
+from model.kernels import rotary
+from model.kernels.reference import Reference, attend
 from model.quantize import QuantizedWeight, dequantize, quantize_int4, quantize_int8
 from model.weights import Norm
 
