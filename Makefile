@@ -1,5 +1,5 @@
 # make run and make test are all a fresh clone needs. Every target begins with `setup`, which fills .venv
-# once and again only when pyproject.toml or constraints.txt change.
+# once and again only when pyproject.toml, constraints.txt or the sources of the native library change.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -11,7 +11,9 @@ PYTHON ?=
 # Arguments for glmbot run, pytest and the benchmarks: make test ARGS="-k telegram"
 ARGS ?=
 
-inputs := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+native := model/kernels/native
+sources := $(sort $(wildcard $(addprefix $(native)/*.,cpp hpp h inl)))
+inputs := $(shell cat pyproject.toml constraints.txt setup.py $(sources) | cksum | tr ' ' '-')
 here := $(shell pwd | cksum | tr ' ' '-')
 stamp := .venv/.setup-$(inputs)-$(here)
 
@@ -48,6 +50,9 @@ $(stamp):
 	rm -rf *.egg-info; \
 	$(BIN)/python -m pip install -c constraints.txt -e ".[model,dev,test]"; \
 	$(BIN)/glmbot --help >/dev/null; \
+	if [ -f $(native)/not_built.txt ]; then \
+	    echo "Warning: no native CPU library, models run slower: $$(cat $(native)/not_built.txt)" >&2; \
+	fi; \
 	rm -f .venv/.setup-*; \
 	touch $@; \
 	echo "Ready: $(BIN)/glmbot"
@@ -77,5 +82,6 @@ bench: setup
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 clean:
+	rm -f $(native)/*.so $(native)/*.dylib $(native)/*.dll $(native)/not_built.txt
 	rm -rf .venv build dist *.egg-info bench-results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find bot plugins model tests -name __pycache__ -type d -prune -exec rm -rf {} +
