@@ -15,7 +15,7 @@ from torch.nn import functional
 from model.kernels.rotary import split_and_rotate
 from model.kv_cache import KVBatch, KVPages
 from model.quantize import QuantizedWeight, dequantize
-from model.weights import Matrix, Norm
+from model.weights import Matrix, Norm, in_rows
 
 _BLOCK = 1 << 18
 """Weights turned into floats at a time: what fits into the cache of a core."""
@@ -30,8 +30,8 @@ class Reference:
     name: str = "reference"
 
     def prepare(self, weight: Matrix) -> Matrix:
-        """As it is stored."""
-        return weight
+        """In rows."""
+        return in_rows(weight)
 
     def linear(self, x: Tensor, weight: Matrix, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
         """x W^T + b in x's dtype."""
@@ -40,6 +40,7 @@ class Reference:
 
     def embed(self, ids: Tensor, table: Matrix) -> Tensor:
         """Rows of the embedding."""
+        table = in_rows(table)
         if isinstance(table, Tensor):
             return table[ids].to(self.dtype)
         zero = None if table.zero is None else table.zero[ids]
