@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 import structlog
 
 from bot.config import LoadedConfig
-from model.types import ChatModel
+from model.types import ChatModel, InProcess
 
 log = structlog.get_logger(__name__)
 GROUP = "glmbot.models"
@@ -34,7 +34,9 @@ def load_model(loaded: LoadedConfig) -> ChatModel | None:
     model: ChatModel = point.load()(settings)
     took = time.monotonic() - began
     hint = {"hint": "weights that are not packed load faster once converted: glmbot model convert"}
-    log.info("model loaded", name=model.name, seconds=round(took, 1), **(hint if took > SLOW_LOADING else {}))
+    kernels = {"kernels": model.kernels} if isinstance(model, InProcess) else {}
+    more = kernels | (hint if took > SLOW_LOADING else {})
+    log.info("model loaded", name=model.name, seconds=round(took, 1), **more)
     return model
 
 

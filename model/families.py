@@ -101,9 +101,21 @@ class TransformersModel:
     One thread at a time may use it; `count_tokens` may be called by others meanwhile.
     """
 
-    def __init__(self, name: str, tokenizer: Any, network: Any, *, max_context: int | None = None) -> None:
-        """`max_context`: tokens of prompt and answer, None is the usual; at most what the network can."""
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        network: Any,
+        *,
+        max_context: int | None = None,
+        kernels: str = "PyTorch",
+    ) -> None:
+        """`max_context`: tokens of prompt and answer, None is the usual; at most what the network can.
+
+        kernels: what computes the linear layers, for people.
+        """
         self.name = name
+        self.kernels = kernels
         self.max_context = _context(network.config, max_context)
         self.tokenizer = tokenizer
         self.network = network

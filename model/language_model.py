@@ -64,7 +64,13 @@ def load(
     operations = Reference(floats, exact=dtype == "float32")
     storage = choose_storage(kv_cache, exact=operations.exact)
     config, weights = load_weights(
-        path, quantization=quantization, dtype=floats, device=chosen, storage=storage, context=max_context
+        path,
+        quantization=quantization,
+        dtype=floats,
+        device=chosen,
+        storage=storage,
+        context=max_context,
+        prepare=operations.prepare,
     )
     if unused := unused_weights(path):
         log.info("the packed file is used, not the published weights beside it", unused=unused[0].name)
@@ -104,16 +110,24 @@ class LanguageModel:
     """The network with its tokenizer, one request at a time; not safe in two threads at once."""
 
     def __init__(
-        self, network: ChatGLM, path: Path, *, max_context: int, kv_cache: KVType = "auto"
+        self,
+        network: ChatGLM,
+        path: Path,
+        *,
+        max_context: int,
+        kv_cache: KVType = "auto",
+        kernels: str | None = None,
     ) -> None:
         """`path`: where it was loaded from; the tokenizer's file lies there too, or is not needed.
 
-        kv_cache: how keys and values are stored where nothing is to be exact.
+        kv_cache: how keys and values are stored where nothing is to be exact. kernels: what computes, for
+        people; None is the name of the network's operations.
         """
         self.network = network
         self.path = path
         self.folder = path.parent if path.is_file() else path
         self.max_context = max_context
+        self.kernels = kernels or network.operations.name
         self.storage = choose_storage(kv_cache, exact=network.operations.exact)
         self.prefixes: dict[str, Prefix] = {}
         self._open_pages()

@@ -65,6 +65,9 @@ class Backend(Protocol):
     @property
     def max_context(self) -> int: ...
 
+    @property
+    def kernels(self) -> str: ...
+
     def count_tokens(self, text: str) -> int: ...
 
     def stream(self, query: str, history: Sequence[Turn], params: GenerationParams) -> Iterator[Delta]:
@@ -224,6 +227,11 @@ class LocalModel:
     def max_context(self) -> int:
         """Tokens of prompt and answer together."""
         return self._backend.max_context
+
+    @property
+    def kernels(self) -> str:
+        """See `model.types.InProcess.kernels`."""
+        return self._backend.kernels
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the text has."""

@@ -18,7 +18,17 @@ import pytest
 
 from model import local
 from model.local import LocalModel, check, create
-from model.types import ChatModel, Delta, GenerationParams, KVType, ModelBusy, ModelError, Turn, prompt_room
+from model.types import (
+    ChatModel,
+    Delta,
+    GenerationParams,
+    InProcess,
+    KVType,
+    ModelBusy,
+    ModelError,
+    Turn,
+    prompt_room,
+)
 
 PLAIN = GenerationParams()
 
@@ -28,6 +38,7 @@ class Speaker:
 
     name = "speaker"
     max_context = 64
+    kernels = "spoken, 1 thread"
 
     def __init__(self) -> None:
         self.words = threading.Semaphore(1000)
@@ -98,7 +109,9 @@ async def until(reached: Callable[[], bool]) -> None:
 
 async def test_an_answer_streams_from_one_thread(model: LocalModel, speaker: Speaker) -> None:
     assert isinstance(model, ChatModel)
+    assert isinstance(model, InProcess)
     assert (model.name, model.max_context, model.count_tokens("a b")) == ("speaker", 64, 2)
+    assert model.kernels == "spoken, 1 thread"
     history = [Turn("q", "a")]
     deltas = [delta async for delta in model.chat("one two", history, PLAIN, user="u")]
     assert deltas == [Delta("one"), Delta("two"), Delta("", "stop")]
