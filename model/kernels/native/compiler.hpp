@@ -27,7 +27,13 @@
 #else
 #define GLM_TARGET_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
+#if defined(__clang__)
+#define GLM_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define GLM_UNROLL _Pragma("GCC unroll 16")
+#endif
 #else  // MSVC
+#define GLM_UNROLL
 #define GLM_INLINE __forceinline
 #define GLM_TARGET_AVX512
 #define GLM_TARGET_AVX2
@@ -53,6 +59,17 @@ inline void pause() {
     __yield();
 #elif GLM_ARM64
     __asm__ volatile("yield");
+#endif
+}
+
+// Asks for the cache line at an address that may be read soon.
+inline void prefetch(const void* p) {
+#if GLM_X86
+    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#elif defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p);
+#elif GLM_ARM64
+    __prefetch(p);
 #endif
 }
 

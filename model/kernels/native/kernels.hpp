@@ -45,9 +45,8 @@ struct Panel {
 struct Kernels {
     const char* name;
 
-    // One row of x. Row r of `rows` writes codes + 4 r, scale + r and start + r, a multiple of `rows` apart.
-    // Rounds half to even, to -127..127.
-    void (*quantize)(const float* x, int64_t columns, int block, int offset, int rows, int8_t* codes,
+    // Rows of x, `stride` apart, from some block on; rounds half to even, to -127..127. offset: 8 or 128.
+    void (*quantize)(const float* x, int64_t stride, int64_t columns, int block, int offset, int rows, int8_t* codes,
                      float* scale, int32_t* start);
 
     // out [rows, 16]: a whole tile times rows of x, straight from the packed weights; rows <= STREAM_ROWS.

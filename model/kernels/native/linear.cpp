@@ -16,9 +16,10 @@ namespace glm {
 namespace {
 
 constexpr int64_t CHUNK = 264;    // rows of x at a time: a multiple of PANEL_ROWS
-constexpr int COLUMNS = 1024;     // that a panel is unpacked for
+constexpr int COLUMNS = 512;     // that a panel is unpacked for
+constexpr int64_t WORTH = 8192;   // numbers to quantise that are worth another thread
 constexpr int64_t UNIT = 4;       // pairs of tiles that a thread takes at most
-constexpr int64_t EXACT_UNIT = 4; // tiles
+constexpr int64_t EXACT_UNIT = 4;  // tiles
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -63,11 +64,6 @@ struct Groups {
     Groups(int64_t rows, int most) : rows(rows), count(ceil_div(rows, most)), x() {}
     int64_t begin(int64_t group) const { return rows * group / count; }
     int size(int64_t group) const { return static_cast<int>(begin(group + 1) - begin(group)); }
-    int64_t of(int64_t row) const {
-        int64_t group = row * count / rows;
-        while (begin(group + 1) <= row) group++;
-        return group;
-    }
 
     // Group `group` from a block on.
     Quantized at(int64_t group, const glm_matrix& w, int64_t block) const {
@@ -79,14 +75,15 @@ struct Groups {
 
 void quantize(const Call& call, const float* x, const Groups& groups) {
     const glm_matrix& w = call.w;
-    const int offset = w.bits == 4 ? 8 : 128;
-    call.pool.split(groups.rows, 1, [&](int, int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; row++) {
-            const int64_t group = groups.of(row), r = row - groups.begin(group);
-            const Quantized to = groups.at(group, w, 0);
-            call.kernels.quantize(x + row * w.in_features, w.in_features, w.block, offset, groups.size(group),
-                                  const_cast<int8_t*>(to.codes) + 4 * r, const_cast<float*>(to.scale) + r,
-                                  const_cast<int32_t*>(to.start) + r);
+    const int64_t step = ceil_div(WORTH, groups.size(0) * w.block), parts = ceil_div(w.blocks, step);
+    call.pool.split(groups.count * parts, 1, [&](int, int64_t begin, int64_t end) {
+        for (; begin < end; begin++) {
+            const int64_t group = begin / parts, block = begin % parts * step, column = block * w.block;
+            const Quantized to = groups.at(group, w, block);
+            call.kernels.quantize(x + groups.begin(group) * w.in_features + column, w.in_features,
+                                  std::min(step * w.block, w.in_features - column), w.block, w.bits == 4 ? 8 : 128,
+                                  groups.size(group), const_cast<int8_t*>(to.codes), const_cast<float*>(to.scale),
+                                  const_cast<int32_t*>(to.start));
         }
     });
 }

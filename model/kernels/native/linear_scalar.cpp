@@ -1,4 +1,5 @@
 // Plain C++, for any processor and as the meaning of every other instruction set.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>

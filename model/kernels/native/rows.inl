@@ -61,15 +61,15 @@ GLM_TARGET static inline int32_t quantize_block(const float* x, int64_t columns,
     return sum(total);
 }
 
-GLM_TARGET static void quantize(const float* x, int64_t columns, int block, int offset, int rows, int8_t* codes,
-                                float* scale, int32_t* start) {
+// Block after block, so that the rows' codes of a block meet in the same cache lines.
+GLM_TARGET static void quantize(const float* x, int64_t stride, int64_t columns, int block, int offset, int rows,
+                                int8_t* codes, float* scale, int32_t* start) {
     alignas(64) int8_t line[64];
-    for (int64_t begin = 0; begin < columns; begin += block) {
-        *start = -offset * quantize_block(x + begin, columns - begin, block, line, scale);
-        for (int i = 0; i < block; i += 4, codes += 4 * rows) std::memcpy(codes, line + i, 4);
-        scale += rows;
-        start += rows;
-    }
+    for (int64_t begin = 0; begin < columns; begin += block, codes += block * rows, scale += rows, start += rows)
+        for (int r = 0; r < rows; r++) {
+            start[r] = -offset * quantize_block(x + r * stride + begin, columns - begin, block, line, scale + r);
+            for (int i = 0; i < block; i += 4) std::memcpy(codes + i * rows + 4 * r, line + i, 4);
+        }
 }
 
 GLM_TARGET static void norm(const float* x, const float* y, float alpha, const float* weight, const float* bias,
