@@ -54,6 +54,10 @@ Head = Annotated[
     Literal["auto", "int8", "float16"],
     typer.Option("--head", help="Of the embedding, which is the output matrix too. auto: int8 if quantised."),
 ]
+LayoutOption = Annotated[
+    Literal["auto", "rows", "tiles16"],
+    typer.Option("--layout", help="Order of integers: tiles16 for CPUs, rows. auto: as this machine reads."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the target.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where it runs.")]
 QuantizationOption = Annotated[
@@ -93,15 +97,17 @@ def convert(
     no_search: NoSearch = False,
     hqq: Hqq = False,
     head: Head = "auto",
+    layout: LayoutOption = "auto",
     force: Force = False,
 ) -> None:
     """Write weights in any published form as one packed file, which loads at once.
 
     Floats are quantised, or with --quantization none kept in the type they have; published integers are kept
-    to the bit. Run it again to go on where it was cut off.
+    to the bit. A packed file can be brought into another layout, without loss. Run it again to go on where it
+    was cut off.
     """
     options = {"group_size": group_size, "search": not no_search, "hqq": hqq, "head": head, "force": force}
-    _write_packed(source, target, quantization=quantization, **options)
+    _write_packed(source, target, quantization=quantization, layout=layout, **options)
 
 
 @app.command()
@@ -248,8 +254,9 @@ def _write_packed(source: Path, target: Path, **options: Any) -> Path:
         file = convert(source, target, progress=progress, **options)
     before = sum(part.stat().st_size for part in weight_files(source))
     after = file.stat().st_size
-    scheme = scheme_text(Packed.open(file).scheme)
-    typer.echo(f"{file}: {scheme}, {size_text(before)} -> {size_text(after)}")
+    packed = Packed.open(file)
+    kind = f"{scheme_text(packed.scheme)}; layout {packed.layout}"
+    typer.echo(f"{file}: {kind}, {size_text(before)} -> {size_text(after)}")
     memory = _peak_memory()
     told = "" if memory is None else f", peak memory {size_text(memory)}"
     typer.echo(f"{monotonic() - began:.1f} s{told}")

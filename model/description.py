@@ -14,12 +14,16 @@ from model.kernels.reference import Reference
 from model.kv_cache import Storage, choose_storage
 from model.language_model import choose_device, choose_dtype, unused_weights
 from model.loading import Reader, Recipe, estimate, open_source
-from model.packed import Packed, Scheme
+from model.packed import Layout, Packed, Scheme
 from model.sizes import size_text
 from model.tokenizer import Tokenizer, find_tokenizer
 from model.types import Device, KVType, Quantization
 
 Rows = Iterator[tuple[str, str]]
+LAYOUTS: dict[Layout, str] = {
+    "rows": "rows: matrices row after row",
+    "tiles16": "tiles16: 16 rows side by side, as the CPU's kernels read them",
+}
 
 
 def describe(
@@ -58,6 +62,8 @@ def _chatglm(path: Path, device: torch.device, quantization: Quantization, stora
     yield "files", _files(files)
     stored, loaded = scheme_text(reader.stored), scheme_text(reader.scheme)
     yield "weights", stored if stored == loaded else f"{stored} (loaded as {loaded})"
+    if isinstance(source, Packed):
+        yield "layout", LAYOUTS[source.layout]
     yield (
         "sizes",
         f"{config.num_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads",

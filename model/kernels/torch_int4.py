@@ -60,10 +60,11 @@ class TorchInt4(Reference):
     name: str = "torch int4"
 
     def prepare(self, weight: Matrix) -> Matrix:
-        """In the operator's order where it can take the matrix, else as it is stored."""
-        packed = pack(in_rows(weight))
+        """In the operator's order where it can take the matrix, else in rows."""
+        rows = in_rows(weight)
+        packed = pack(rows)
         # no other implementation is ever given what this one has prepared
-        return weight if packed is None else cast(Matrix, packed)
+        return rows if packed is None else cast(Matrix, packed)
 
     def linear(
         self, x: Tensor, weight: Matrix | TorchWeight, bias: Tensor | None = None, *, gelu: bool = False

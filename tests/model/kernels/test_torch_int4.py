@@ -102,4 +102,7 @@ def test_bias_and_gelu_come_after_it(dtype: torch.dtype) -> None:
 
 def test_the_embedding_is_read_as_by_the_reference() -> None:
     table, ids = quantize_int8(noise(50, 64)), torch.tensor([3, 49])
-    assert TORCH.embed(ids, TORCH.prepare(table)).equal(REFERENCE.embed(ids, table))
+    for stored in (table, to_tiles(table)):
+        prepared = TORCH.prepare(stored)
+        assert isinstance(prepared, QuantizedWeight)
+        assert TORCH.embed(ids, prepared).equal(REFERENCE.embed(ids, table))
