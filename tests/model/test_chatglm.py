@@ -16,7 +16,7 @@ import model
 from model import ModelError
 from model.chatglm import ChatGLM, Rotary, Split
 from model.kernels import rotary
-from model.kv_cache import KVCache
+from model.kv_cache import KVBatch, KVCache, OutOfPages, Storage
 
 VECTORS = Path(__file__).parents[1] / "data" / "chatglm"
 CASES = load_file(VECTORS / "cases.safetensors")
@@ -147,6 +147,81 @@ def test_unequal_prompts_in_one_batch_answer_as_each_does_alone(network: ChatGLM
         alone = new_caches(network, 1)
         network.begin([ids], alone)
         close(row, network.decode([7 + rows.index(ids)], alone)[0])
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    """The root mean square of the difference, as a share of the logits' deviation."""
+    deviation = theirs - theirs.mean(-1, keepdim=True)
+    return float((ours - theirs).norm() / deviation.norm())
+
+
+@pytest.mark.parametrize(("storage", "off"), [("float16", 1e-3), ("int8", 0.01), ("int4", 0.12)])
+@pytest.mark.parametrize("case", SINGLE)
+def test_keys_and_values_in_fewer_bits_stay_near_the_published_logits(
+    network: ChatGLM, case: str, storage: Storage, off: float
+) -> None:
+    """As docs/model.md has it."""
+    [ids], tokens = ids_of(case), CASES[f"{case}/greedy_tokens"][0].tolist()
+    cache = KVCache(network.new_pages(20, storage))
+    network.begin([ids], [cache])
+    logits = torch.cat([network.decode([token], [cache]) for token in tokens])
+    assert 0 < relative(logits, CASES[f"{case}/step_logits"][0]) < off
+
+
+def test_a_prompt_read_in_blocks_of_rows_is_read_exactly(network: ChatGLM) -> None:
+    """All but attention works row by row, so a long prompt can be read between other work."""
+    [ids] = ids_of("long")
+    split = network.split(ids)
+    whole, sliced = new_caches(network, 2)
+    network.prefill([split], [whole])
+    operations, batch = network.operations, KVBatch([sliced], [len(split.context)])
+    tables = network.rotary([(t, 0) for t in range(len(split.context))])
+    rows = [slice(start, start + 50) for start in range(0, len(split.context), 50)]
+    norm = network.weights.blocks[0].input_layernorm
+    a = operations.norm(network.embed(split.context), norm, network.config.layernorm_epsilon)
+    for layer in range(network.config.num_layers):
+        parts = [
+            operations.rope_kv(
+                network.project(layer, a[part]),
+                *(table[part] for table in tables),
+                batch.pages,
+                batch.slots[part],
+                layer,
+            )
+            for part in rows
+        ]
+        query, key, value = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        contexts = [operations.context_attention(query[part], key, value) for part in rows]
+        a = torch.cat(
+            [network.finish(layer, a[part], context) for part, context in zip(rows, contexts, strict=True)]
+        )
+    batch.commit()
+    sliced.mask_position = split.mask_position
+    close(network.extend([split.answer], [sliced]), network.extend([split.answer], [whole]))
+
+
+def test_a_prompt_that_is_given_up_leaves_no_trace(network: ChatGLM) -> None:
+    [ids], [other] = ids_of("gmask"), ids_of("mask")
+    [cache] = new_caches(network, 1)
+    next(iter(network.prefill_by_layer([network.split(other)], [cache])))
+    assert cache.length == 0
+    close(network.begin([ids], [cache]), network.begin([ids], new_caches(network, 1)))
+
+
+def test_a_batch_without_room_is_refused_before_anything_is_read(network: ChatGLM) -> None:
+    [ids] = ids_of("gmask")  # 13 tokens
+    pages = network.new_pages(3, "float32")
+    caches = [KVCache(pages) for _ in range(3)]
+    network.begin([ids] * 3, caches)
+    before = [(cache.length, cache.answered) for cache in caches]
+    with pytest.raises(OutOfPages, match="KV cache is full"):
+        network.extend([[7] * 4] * 3, caches)
+    assert [(cache.length, cache.answered) for cache in caches] == before
+    caches.pop().close()
+    logits = network.extend([[7] * 4] * 1, caches[:1])
+    [alone] = new_caches(network, 1)
+    network.begin([ids], [alone])
+    close(logits, network.extend([[7] * 4], [alone]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

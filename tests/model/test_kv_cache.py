@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from torch import Tensor
 
 from model.kv_cache import (
@@ -26,6 +26,7 @@ from model.kv_cache import (
 from model.types import KVType
 
 LAYERS, HEADS, SIZE = 2, 3, 8
+TOKENS = st.sampled_from([0, 1, 15, 16, 17, 33])
 STORAGES: tuple[Storage, ...] = ("float32", "float16", "int8", "int4")
 
 
@@ -66,28 +67,36 @@ class Owners(RuleBasedStateMachine):
         self.living: dict[KVCache, Tensor] = {}
         self.seed = 0
 
+    @initialize(target=caches)
+    def begin_first(self) -> KVCache:
+        return self.begin()
+
     @rule(target=caches)
     def begin(self) -> KVCache:
         cache = KVCache(self.pages)
         self.living[cache] = noise(LAYERS, 2, 0, HEADS, SIZE)
+        self.grow(cache, 17)
         return cache
 
-    @rule(cache=caches, tokens=st.integers(0, 40), kept=st.booleans())
-    def grow(self, cache: KVCache, tokens: int, kept: bool) -> None:
-        """By a pass that comes to its end, or that is given up after its first layer."""
+    @rule(cache=caches, tokens=TOKENS)
+    def grow(self, cache: KVCache, tokens: int) -> None:
         self.seed += 1
         new = noise(LAYERS, 2, tokens, HEADS, SIZE, seed=self.seed)
         missing = max(page_count(cache.length + tokens) - len(cache.table), 0)
-        if missing > self.pages.free:
-            with pytest.raises(OutOfPages) as caught:
-                append([cache], [new])
-            assert (caught.value.wanted, caught.value.free) == (missing, self.pages.free)
-        elif kept:
+        if missing <= self.pages.free:
             append([cache], [new])
             self.living[cache] = torch.cat((self.living[cache], new), dim=2)
-        else:
-            batch = KVBatch([cache], [tokens])
-            self.pages.write(0, batch.slots, new[0, 0], new[0, 1])
+            return
+        with pytest.raises(OutOfPages) as caught:
+            append([cache], [new])
+        assert (caught.value.wanted, caught.value.free) == (missing, self.pages.free)
+
+    @rule(cache=caches, tokens=TOKENS)
+    def give_up(self, cache: KVCache, tokens: int) -> None:
+        """A pass that ends after its first layer."""
+        if page_count(cache.length + tokens) - len(cache.table) <= self.pages.free:
+            batch, new = KVBatch([cache], [tokens]), noise(2, tokens, HEADS, SIZE)
+            self.pages.write(0, batch.slots, *new)
 
     @rule(target=caches, cache=caches)
     def fork(self, cache: KVCache) -> Any:
@@ -123,8 +132,25 @@ class Owners(RuleBasedStateMachine):
             assert contents(cache).equal(values)
 
 
-Owners.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Owners.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 TestOwners = Owners.TestCase
+
+
+@pytest.mark.parametrize("tokens", [15, 16, 17, 40])
+def test_a_fork_outlives_its_origin_and_both_go_on(tokens: int) -> None:
+    pages = pool(8)
+    origin, start = KVCache(pages), noise(LAYERS, 2, tokens, HEADS, SIZE)
+    append([origin], [start])
+    origin.mask_position, origin.answered = 3, 5
+    fork = origin.fork()
+    assert pages.count - pages.free == page_count(tokens) + bool(tokens % PAGE)
+    assert (fork.length, fork.mask_position, fork.answered) == (tokens, 3, 5)
+    mine, other = (noise(LAYERS, 2, 4, HEADS, SIZE, seed=seed) for seed in (1, 2))
+    append([origin, fork], [mine, other])
+    assert contents(origin).equal(torch.cat((start, mine), dim=2))
+    origin.close()
+    append([KVCache(pages)], [noise(LAYERS, 2, 16 * pages.free, HEADS, SIZE, seed=3)])
+    assert contents(fork).equal(torch.cat((start, other), dim=2))
 
 
 @pytest.mark.parametrize("storage", STORAGES)

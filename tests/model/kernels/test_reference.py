@@ -12,10 +12,12 @@ from torch import Tensor
 
 from model.kernels import rotary
 from model.kernels.reference import Reference, attend
+from model.kv_cache import KVBatch, KVCache, KVPages, Storage
 from model.quantize import QuantizedWeight, dequantize, quantize_int4, quantize_int8
 from model.weights import Norm
 
 REFERENCE = Reference(torch.float32)
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -128,3 +130,83 @@ def test_attention_is_the_weighted_mean_of_what_may_be_seen(new: int, total: int
             weights = (key[head, :seen] @ query[token, head] / math.sqrt(8)).softmax(0)
             expected = weights @ value[head, :seen]
             torch.testing.assert_close(context[token, head], expected, atol=1e-5, rtol=1e-4)
+
+
+HEADS, SIZE = 3, 16
+
+
+def pages_of(storage: Storage, device: torch.device) -> KVPages:
+    return KVPages(12, layers=2, heads=HEADS, head_size=SIZE, storage=storage, device=device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8", "int4"])
+def test_what_rope_kv_writes_is_what_attention_sees(storage: Storage, device: str) -> None:
+    """Sequences with a past of 0, 20 and 40 tokens get 18, 1 and 0 more; each sees its own, up to itself."""
+    place = torch.device(device)
+    pages, past, new = pages_of(storage, place), (0, 20, 40), (18, 1, 0)
+    caches = [KVCache(pages) for _ in past]
+    frequencies = rotary.frequencies(SIZE // 2, place)
+    stored: list[list[Tensor]] = [[] for _ in past]
+    for lengths in (past, new):
+        batch = KVBatch(caches, lengths)
+        qkv = noise(sum(lengths), HEADS * 3 * SIZE, seed=sum(lengths)).to(place)
+        positions = torch.arange(2 * sum(lengths), device=place).view(-1, 2)
+        query, key, value = REFERENCE.rope_kv(
+            qkv, *rotary.tables(positions, frequencies), pages, batch.slots, 1
+        )
+        assert value.equal(qkv.view(-1, HEADS, 3, SIZE)[:, :, 2])
+        for together, k, v in zip(stored, key.split(lengths), value.split(lengths), strict=True):
+            together.append(torch.stack((k, v)))
+        context = REFERENCE.attention(query, batch, 1).view(-1, HEADS, SIZE)
+        batch.commit()
+    off = {"float32": 1e-5, "float16": 2e-3, "int8": 0.02, "int4": 0.3}[storage]
+    rows = zip(query, context, strict=True)
+    for parts, before, more in zip(stored, past, new, strict=True):
+        keys, values = torch.cat(parts, dim=1)
+        for token in range(more):
+            q, found = next(rows)
+            seen = before + token + 1
+            scores = torch.einsum("hd,khd->hk", q, keys[:seen]) / math.sqrt(SIZE)
+            expected = torch.einsum("hk,khd->hd", scores.softmax(-1), values[:seen])
+            torch.testing.assert_close(found, expected, atol=off, rtol=1e-4)
+    assert next(rows, None) is None
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_layer_of_pages_holds_nothing_of_another(device: str) -> None:
+    pages = pages_of("float32", torch.device(device))
+    cache = KVCache(pages)
+    batch = KVBatch([cache], [3])
+    ones = torch.ones(3, HEADS, SIZE, device=device)
+    for layer in (0, 1):
+        pages.write(layer, batch.slots, ones, ones * layer)
+    for layer in (0, 1):
+        context = REFERENCE.attention(ones, batch, layer)
+        torch.testing.assert_close(context, torch.full_like(context, layer))
+
+
+def test_a_context_sees_itself_as_a_whole() -> None:
+    query, key, value = noise(4, HEADS, SIZE), noise(9, HEADS, SIZE, seed=1), noise(9, HEADS, SIZE, seed=2)
+    scores = torch.einsum("qhd,khd->hqk", query, key) / math.sqrt(SIZE)
+    expected = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value).flatten(1)
+    torch.testing.assert_close(REFERENCE.context_attention(query, key, value), expected)
+
+
+def test_the_residual_is_weighted_and_normalised() -> None:
+    x, y, norm = noise(3, 32), noise(3, 32, seed=1), Norm(noise(32, seed=2), noise(32, seed=3))
+    expected = REFERENCE.norm(7.5 * x + y, norm, 1e-5)
+    torch.testing.assert_close(REFERENCE.residual_norm(x, y, 7.5, norm, 1e-5), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_matrices_are_multiplied_where_they_lie(bits: int, device: str) -> None:
+    weight, place = quantised(noise(90, 64, seed=1), bits, 32), torch.device(device)
+    x, ids = noise(3, 64), torch.tensor([5, 89])
+    y = REFERENCE.linear(x.to(place), weight.to(place), noise(90).to(place), gelu=True)
+    torch.testing.assert_close(
+        y.cpu(), REFERENCE.linear(x, weight, noise(90), gelu=True), atol=1e-4, rtol=1e-4
+    )
+    rows = REFERENCE.embed(ids.to(place), weight.to(place))
+    assert rows.cpu().equal(REFERENCE.embed(ids, weight))
