@@ -121,6 +121,8 @@ def _write_parameter(reader: Reader, plan: Plan, writer: PackedWriter, name: str
                 if tensor is not None:
                     writer.write(name + end, tensor.to(plan.dtypes[name + end]), row)
     writer.complete(name)
+    if isinstance(reader.source, Packed):
+        reader.source.forget(name)
 
 
 def _ordered(

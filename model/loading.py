@@ -190,18 +190,20 @@ def load_weights(
         return Norm(vector(f"{name}.weight"), vector(f"{name}.bias"))
 
     @functools.cache
-    def copies() -> bool:
-        yes, reason = huge_pages.choose(plan.total, free)
+    def copies(mapped: Packed) -> bool:
+        yes, reason = huge_pages.choose(mapped.populate, plan.total, free)
         log.info("weights are copied into huge pages" if yes else "weights stay mapped", reason=reason)
         return yes
 
     def matrix(name: str) -> Matrix:
         stored = reader.matrix(name)
         ready = prepare(stored)
-        if isinstance(source, Packed) and isinstance(ready, TiledWeight) and ready is stored and copies():
+        if not isinstance(source, Packed):
+            return ready.to(device)
+        if isinstance(ready, TiledWeight) and ready is stored and copies(source):
             ready = ready.copy()
         moved = ready.to(device)
-        if isinstance(source, Packed) and (ready is not stored or device.type != "cpu"):
+        if ready is not stored or device.type != "cpu":
             source.forget(name)
         return moved
 

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model import huge_pages
 from model.checkpoint import EMBEDDINGS, fingerprint, is_matrix, tensor_shapes
 from model.config import PACKED_FORMAT, PACKED_NAME, ChatGLMConfig, packed_file
+from model.huge_pages import MappedFile
 from model.lfs import refuse_pointer
 from model.quantize import QuantizedWeight, dtype_name
 from model.tensor_file import DTYPES
@@ -122,12 +122,15 @@ class Packed:
 
     form: Final = "packed"
 
-    def __init__(self, file: Path, handle: Any) -> None:
+    def __init__(self, file: Path, mapped: MappedFile) -> None:
+        """Raises ModelError, and whatever a header that is none leads to."""
         self.file = file
         self.files = (file,)
         self.folder = file.parent
-        self._handle = handle
-        self.metadata: dict[str, str] = handle.metadata() or {}
+        self._mapped = mapped
+        self._values = 8 + int.from_bytes(mapped[:8], "little")
+        self._header: dict[str, Any] = json.loads(mapped[8 : self._values])
+        self.metadata: dict[str, str] = self._header.pop("__metadata__", {})
         if self.metadata.get("format") != PACKED_FORMAT:
             raise ModelError("is no packed file of glmbot", file=file, remedy=_CONVERT)
         version, layout = self.metadata.get("version", ""), self.metadata.get("layout", "")
@@ -148,7 +151,8 @@ class Packed:
         file = packed_file(path) or (path / PACKED_NAME if path.is_dir() else path)
         try:
             refuse_pointer(file)
-            handle = safe_open(file, framework="pt")
+            with safe_open(file, framework="pt"):  # checks the header and the size
+                mapped = MappedFile(file)
         except FileNotFoundError:
             raise ModelError("there is no such file", file=file, remedy=_CONVERT) from None
         except (OSError, SafetensorError) as error:
@@ -156,15 +160,14 @@ class Packed:
             raise ModelError(
                 problem, file=file, remedy=f"copy it anew to another name and rename that, or {_CONVERT}"
             ) from None
-        return cls(file, handle)
+        return cls(file, mapped)
 
     def _check(self) -> None:
-        names = set(self._handle.keys())
         parameters = tensor_specs(self.config, self.scheme, self.layout, self._find_dtype)
         for name, spec in (spec for specs in parameters.values() for spec in specs.items()):
-            if name not in names:
+            if name not in self._header:
                 raise self.error("is missing", name)
-            dtype, shape = self._find_dtype(name), tuple(self._handle.get_slice(name).get_shape())
+            dtype, shape = self._find_dtype(name), tuple(self._header[name]["shape"])
             right = dtype in _FLOATS if spec.dtype is None else dtype == spec.dtype
             if shape != spec.shape or not right:
                 wanted = "float" if spec.dtype is None else dtype_name(spec.dtype)
@@ -174,15 +177,12 @@ class Packed:
 
     def _find_dtype(self, name: str) -> torch.dtype | None:
         """As stored; None for what is not there, or of no known type."""
-        try:
-            return DTYPES.get(self._handle.get_slice(name).get_dtype())
-        except SafetensorError:
-            return None
+        return DTYPES.get(self._header[name]["dtype"]) if name in self._header else None
 
     @property
     def names(self) -> list[str]:
         """Every stored tensor."""
-        return list(self._handle.keys())
+        return list(self._header)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The logical shape of a parameter, [out, in] of a matrix, however it is packed."""
@@ -190,18 +190,24 @@ class Packed:
 
     def dtype(self, name: str) -> torch.dtype:
         """As stored."""
-        return self.read(name).dtype
+        return DTYPES[self._header[name]["dtype"]]
 
     def read(self, name: str) -> Tensor:
         """A stored tensor, mapped. The file may be replaced meanwhile, but not changed in place."""
-        tensor: Tensor = self._handle.get_tensor(name)
-        return tensor
+        stored = self._header[name]
+        start = self._values + stored["data_offsets"][0]
+        return self._mapped.tensor(start, tuple(stored["shape"]), self.dtype(name))
+
+    def populate(self) -> float:
+        """Bring the whole file into memory; returns how much of it lies in huge pages."""
+        return self._mapped.populate()
 
     def forget(self, name: str) -> None:
         """Let go of the memory of a parameter that was copied: its pages of the mapped file count no more."""
         for end in ("", "_scale", "_zero"):
-            if self._find_dtype(name + end) is not None:
-                huge_pages.forget(self.read(name + end))
+            if name + end in self._header:
+                start, end_of_it = self._header[name + end]["data_offsets"]
+                self._mapped.forget(self._values + start, end_of_it - start)
 
     def matrix(self, name: str) -> Matrix:
         """The matrix `name` (ends in .weight), in floats or quantised as stored, in the file's order."""

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from model import huge_pages
-from model.quantize import OFFSET, QuantizedWeight, in_threads
+from model.quantize import OFFSET, QuantizedWeight
 
 TILE = 16
 """Rows of a tile."""
 
-_AT_ONCE = 1 << 18
-"""Weights that a thread reorders at once: few enough for its cache."""
+_AT_ONCE = 1 << 21
+"""Weights that are reordered at a time: enough work for all threads, few enough to stay in caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,23 +117,19 @@ def to_tiles(weight: QuantizedWeight) -> TiledWeight:
     if not fits(weight):
         raise ValueError(f"groups of {weight.group_size} with {weight.scale.dtype} scales have no tiles")
     shape, scales = shapes(weight.bits, weight.group_size, weight.out_features, weight.in_features)
-    block = block_size(weight.group_size, weight.in_features)
     packed = huge_pages.empty(shape, torch.uint8)
     rows = weight.packed.view(torch.uint8)
-    nothing = OFFSET * 17 if weight.bits == 4 else 0
-    width = shape[1] * block * weight.bits // 8
+    width = shape[1] * shape[2] // TILE
     step = max(1, _AT_ONCE // (TILE * weight.in_features))
-
-    def reorder(tile: int) -> None:
+    nibbles = _Nibbles(block_size(weight.group_size, weight.in_features), step * TILE * width)
+    for tile in range(0, shape[0], step):
         part = rows[tile * TILE : (tile + step) * TILE]
-        part = _padded(part, -(-len(part) // TILE) * TILE, width, nothing)
+        part = _padded(part, -(-len(part) // TILE) * TILE, width, OFFSET * 17 if weight.bits == 4 else 0)
         if weight.bits == 4:
-            part = _nibbles_of_halves(part, block)
+            part = nibbles.halves(part)
         words = part.view(torch.int32).view(-1, TILE, width // 4)
         lines = packed[tile : tile + step].view(torch.int32).view(len(words), width // 4, TILE)
         lines.copy_(words.transpose(1, 2))
-
-    in_threads(reorder, range(0, shape[0], step))
 
     def tiled(values: Tensor) -> Tensor:
         values = _padded(values.half(), shape[0] * TILE, scales[1], 0)
@@ -157,16 +153,15 @@ def to_rows(weight: TiledWeight) -> QuantizedWeight:
     width, stored = blocks * size // TILE, -(-weight.in_features * weight.bits // 8)
     rows = torch.empty((weight.out_features, stored), dtype=torch.uint8)
     step = max(1, _AT_ONCE // (TILE * weight.in_features))
-
-    def reorder(tile: int) -> None:
+    nibbles = _Nibbles(weight.block, step * TILE * width)
+    words = torch.empty((step, TILE, width // 4), dtype=torch.int32)
+    for tile in range(0, tiles, step):
         lines = weight.packed[tile : tile + step].view(torch.int32).view(-1, width // 4, TILE)
-        part = lines.transpose(1, 2).contiguous().view(torch.uint8).view(-1, width)
+        part = words[: len(lines)].copy_(lines.transpose(1, 2)).view(torch.uint8).view(-1, width)
         if weight.bits == 4:
-            part = _nibbles_of_pairs(part, weight.block)
+            part = nibbles.pairs(part)
         target = rows[tile * TILE : (tile + step) * TILE]
         target.copy_(part[: len(target), :stored])
-
-    in_threads(reorder, range(0, tiles, step))
 
     def untiled(values: Tensor) -> Tensor:
         return values.transpose(1, 2).flatten(0, 1)[: weight.out_features].contiguous()
@@ -186,21 +181,42 @@ def _padded(values: Tensor, rows: int, columns: int, value: int) -> Tensor:
     return pad(values, missing, value=value) if any(missing) else values
 
 
-def _nibbles_of_halves(rows: Tensor, block: int) -> Tensor:
-    """Bytes of columns 2i (low) and 2i + 1 (high) to bytes of columns i and half a block + i."""
-    pairs = rows.to(torch.int16)
-    codes = pairs << 4
-    codes |= pairs
-    codes &= 0x0F0F  # one column a byte
-    halves = (-1, 2, block // 16)
-    low, high = codes.view(torch.int64), (codes << 4).view(torch.int64)
-    return (low.view(halves)[:, 0] | high.view(halves)[:, 1]).view(torch.uint8).view(rows.shape)
+class _Nibbles:
+    """Reorders the nibbles of up to `size` bytes; its results are overwritten by the next ones.
 
+    Memory is taken once: a fresh piece for every step would cost more than the steps themselves.
+    """
 
-def _nibbles_of_pairs(rows: Tensor, block: int) -> Tensor:
-    """The inverse of `_nibbles_of_halves`."""
-    low = rows.view(torch.int64).view(-1, 1, block // 16)
-    codes = torch.cat((low, low >> 4), dim=1).view(torch.int16)
-    codes &= 0x0F0F
-    codes |= codes >> 4
-    return codes.to(torch.uint8).view(rows.shape)
+    def __init__(self, block: int, size: int) -> None:
+        self._half = block // 16  # in words of eight columns
+        self._codes = torch.empty(size, dtype=torch.int16)
+        self._shifted = torch.empty(size, dtype=torch.int16)
+        self._bytes = torch.empty(size, dtype=torch.uint8)
+
+    def halves(self, rows: Tensor) -> Tensor:
+        """Bytes of columns 2i (low) and 2i + 1 (high) to bytes of columns i and half a block + i."""
+        size = rows.numel()
+        codes, shifted, out = self._codes[:size], self._shifted[:size], self._bytes[:size]
+        shifted.view(rows.shape).copy_(rows)
+        torch.bitwise_left_shift(shifted, 4, out=codes)
+        codes |= shifted
+        codes &= 0x0F0F  # one column a byte
+        torch.bitwise_left_shift(codes, 4, out=shifted)
+        low, high = (columns.view(torch.int64).view(-1, 2, self._half) for columns in (codes, shifted))
+        torch.bitwise_or(low[:, 0], high[:, 1], out=out.view(torch.int64).view(-1, self._half))
+        return out.view(rows.shape)
+
+    def pairs(self, rows: Tensor) -> Tensor:
+        """The inverse of `halves`."""
+        size = rows.numel()
+        codes, shifted, out = self._codes[:size], self._shifted[:size], self._bytes[:size]
+        low, both = (
+            rows.view(torch.int64).view(-1, self._half),
+            codes.view(torch.int64).view(-1, 2, self._half),
+        )
+        both[:, 0] = low
+        both[:, 1] = low >> 4
+        codes &= 0x0F0F
+        torch.bitwise_right_shift(codes, 4, out=shifted)
+        codes |= shifted
+        return out.copy_(codes).view(rows.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from model import huge_pages
+from model.huge_pages import MappedFile
 from model.types import ModelError
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc and huge pages are Linux's")
@@ -68,38 +70,103 @@ def test_system_without_huge_pages_is_told_from_one_with_them(
         assert huge_pages.available() == there
 
 
+# -- mapped files ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> MappedFile:
+    """Of 5 MiB and a bit: the numbers 0 to 255 again and again."""
+    (tmp_path / "file").write_bytes(bytes(range(256)) * (5 * (1 << 20) // 256) + b"the end")
+    return MappedFile(tmp_path / "file")
+
+
+def test_mapped_tensors_are_views_that_outlive_file_and_mapping(mapped: MappedFile) -> None:
+    assert mapped[1:4] == b"\1\2\3"
+    assert len(mapped) == 5 * (1 << 20) + 7
+    tensor = mapped.tensor(256, (2, 3), torch.int16)
+    assert tensor.tolist() == [[0x0100, 0x0302, 0x0504], [0x0706, 0x0908, 0x0B0A]]
+    assert tensor.data_ptr() == mapped.tensor(0, (512,), torch.uint8).data_ptr() + 256
+    mapped.file.unlink()
+    del mapped
+    assert tensor[1, 2] == 0x0B0A
+
+
+def test_a_tensor_past_the_end_is_refused(mapped: MappedFile) -> None:
+    with pytest.raises(ValueError, match="buffer"):
+        mapped.tensor(len(mapped) - 7, (2,), torch.float32)
+
+
+@LINUX
+def test_populate_brings_the_file_into_memory(mapped: MappedFile) -> None:
+    address = mapped.tensor(0, (1,), torch.uint8).data_ptr()
+    assert 0 <= mapped.populate() <= 1
+    assert smaps(address)["Rss"] * 1024 >= len(mapped)
+    assert mapped[-7:] == b"the end"
+
+
+@LINUX
+@pytest.mark.parametrize(("huge", "readings"), [(0, 1), (2048, 2), (4600, 1)])
+def test_what_lies_in_small_pages_is_read_once_more_where_huge_ones_can_be(
+    mapped: MappedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, huge: int, readings: int
+) -> None:
+    """With a table of the system's that says so, whatever this system can do."""
+    address = mapped.tensor(0, (1,), torch.uint8).data_ptr()
+    table = tmp_path / "smaps"
+    table.write_text(
+        f"{address - 8192:x}-{address:x} rw-p 0 0:0 1   /another\nRss:  9000 kB\nFilePmdMapped:  9000 kB\n"
+        f"{address:x}-{address + len(mapped):x} rw-p 0 0:0 2   /file\nRss:      5000 kB\n"
+        f"FilePmdMapped:     {huge} kB\nVmFlags: rd wr\n"
+    )
+    dropped: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *_: dropped.append(1))
+    monkeypatch.setattr(huge_pages, "_SMAPS", table)
+    assert mapped.populate() == huge / 5000
+    assert len(dropped) == readings - 1
+    assert mapped[:3] == b"\0\1\2"
+
+
+@LINUX
+def test_forgotten_pages_count_no_more_and_come_back(mapped: MappedFile) -> None:
+    """Only those that the part fills: its neighbours share the outer ones."""
+    page = mmap.PAGESIZE
+    whole = mapped.tensor(0, (len(mapped),), torch.uint8)
+    before = whole.clone()
+    mapped.forget(0, len(mapped))
+    mapped.forget(page // 2, page)  # fills none
+    resident = smaps(whole.data_ptr())["Rss"] * 1024
+    assert resident <= page
+    assert torch.equal(whole, before)
+
+
+# -- the rule -------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("there", "free", "copied"),
-    [(True, 1200, True), (True, 1050, False), (True, None, False), (False, 5000, False)],
+    ("huge", "there", "free", "copied"),
+    [
+        (0.95, True, 1200, False),
+        (0.5, True, 1200, True),
+        (0.0, True, 1200, True),
+        (0.5, True, 1050, False),
+        (0.5, True, None, False),
+        (0.0, False, 5000, False),
+    ],
 )
-def test_weights_are_copied_where_there_are_huge_pages_and_room(
-    monkeypatch: pytest.MonkeyPatch, there: bool, free: int | None, copied: bool
+def test_weights_are_copied_where_that_brings_huge_pages_and_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, huge: float, there: bool, free: int | None, copied: bool
 ) -> None:
     monkeypatch.setattr(huge_pages, "available", lambda: there)
-    assert huge_pages.choose(1000, free)[0] == copied
+    assert huge_pages.choose(lambda: huge, 1000, free)[0] == copied
     for asked in ("mapped", "copied"):
         monkeypatch.setenv(huge_pages.VARIABLE, asked)
-        assert huge_pages.choose(1000, free) == (asked == "copied", "GLMBOT_CPU_WEIGHTS says so")
+        assert huge_pages.choose(lambda: huge, 1000, free) == (
+            asked == "copied",
+            "GLMBOT_CPU_WEIGHTS says so",
+        )
 
 
 def test_unknown_wish_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(huge_pages.VARIABLE, "huge")
     with pytest.raises(ModelError, match="GLMBOT_CPU_WEIGHTS is 'huge'") as caught:
-        huge_pages.choose(1000, 5000)
+        huge_pages.choose(lambda: 0.0, 1000, 5000)
     assert "mapped or copied" in str(caught.value.remedy)
-
-
-@LINUX
-def test_forgotten_pages_of_a_file_count_no_more_and_come_back(tmp_path: Path) -> None:
-    """Only those that the tensor fills: its neighbours share the outer ones."""
-    page = mmap.PAGESIZE
-    (tmp_path / "file").write_bytes(bytes(range(256)) * (64 * page // 256))
-    with (tmp_path / "file").open("rb") as stream:
-        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-    whole = torch.frombuffer(mapped, dtype=torch.uint8)
-    before = whole.clone()
-    part = whole[page // 2 : 60 * page + page // 2]
-    huge_pages.forget(part)
-    assert smaps(whole.data_ptr())["Rss"] * 1024 == 5 * page
-    huge_pages.forget(part[:10])
-    assert torch.equal(whole, before)

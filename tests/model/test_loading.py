@@ -110,7 +110,8 @@ CONFIG = ChatGLMConfig(
     gmask_token_id=4003,
     pad_token_id=3,
 )
-LARGEST = 4 << 20
+FEW = 8 << 20
+"""Bytes of two matrices, and of huge pages around them."""
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +175,8 @@ def test_copies_are_made_matrix_by_matrix(
         monkeypatch.setenv("GLMBOT_CPU_WEIGHTS", "copied")
         _, found[layout] = load_weights(file, prepare=prepare)
         assert len(resident) == 13
-        assert max(resident) < LARGEST / 2
-        assert mapped_bytes(file) < LARGEST / 2
+        assert max(resident) < FEW
+        assert mapped_bytes(file) < FEW
     assert equal(found["rows"], found["tiles16"])
 
 
@@ -183,17 +184,17 @@ def test_copies_are_made_matrix_by_matrix(
 def test_tiles_stay_mapped_where_they_are_not_copied(
     packed: dict[Layout, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {}
-    for wish in ("mapped", "copied"):
+    found: dict[str, Weights] = {}
+    for wish in ("copied", "mapped"):
         monkeypatch.setenv("GLMBOT_CPU_WEIGHTS", wish)
         with capture_logs() as logged:
             _, found[wish] = load_weights(packed["tiles16"], prepare=tiled)
         told = [line for line in logged if line.get("reason") == "GLMBOT_CPU_WEIGHTS says so"]
         assert len(told) == 1
-        before = mapped_bytes(packed["tiles16"])
-        assert sum(int(matrix.packed.sum(dtype=torch.int64)) for matrix in matrices(found[wish])) > 0
-        size = sum(matrix.nbytes for matrix in matrices(found[wish]))
-        assert (mapped_bytes(packed["tiles16"]) - before > size / 2) == (wish == "mapped")
+        if wish == "mapped":  # as a whole, and at once
+            assert mapped_bytes(packed["tiles16"]) >= sum(matrix.nbytes for matrix in matrices(found[wish]))
+        else:
+            assert mapped_bytes(packed["tiles16"]) < FEW
     assert equal(found["mapped"], found["copied"])
 
 
