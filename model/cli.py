@@ -245,6 +245,7 @@ def _write_packed(source: Path, target: Path, **options: Any) -> Path:
     """Convert with these options of `convert`, and tell sizes, time and memory."""
     from model.convert import convert
     from model.description import scheme_text
+    from model.memory import peak
     from model.packed import Packed
     from model.tensor_file import weight_files
     from model.tokenizer import find_tokenizer
@@ -257,27 +258,12 @@ def _write_packed(source: Path, target: Path, **options: Any) -> Path:
     packed = Packed.open(file)
     kind = f"{scheme_text(packed.scheme)}; layout {packed.layout}"
     typer.echo(f"{file}: {kind}, {size_text(before)} -> {size_text(after)}")
-    memory = _peak_memory()
+    memory = peak()
     told = "" if memory is None else f", peak memory {size_text(memory)}"
     typer.echo(f"{monotonic() - began:.1f} s{told}")
     if find_tokenizer(file.parent) is None:
         typer.echo(f"no tokenizer: copy ice_text.model into {file.parent}, text needs it")
     return file
-
-
-def _peak_memory() -> int | None:
-    """The most memory this process has had resident, in bytes; None where nobody says."""
-    try:
-        lines = Path("/proc/self/status").read_text("ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

@@ -96,6 +96,21 @@ def available(device: torch.device, *, root: Path = Path("/")) -> int | None:
     return int(psutil.virtual_memory().available)
 
 
+def peak() -> int | None:
+    """The most memory this process has had resident, in bytes; None where nobody says."""
+    try:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
 def _of_system(root: Path) -> Iterator[int]:
     for line in _read(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
