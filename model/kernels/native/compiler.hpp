@@ -62,14 +62,24 @@ inline void pause() {
 #endif
 }
 
-// Asks for the cache line at an address that may be read soon.
+// Ask for the cache line at an address that is read soon, and for one that is read later (into the second cache).
 inline void prefetch(const void* p) {
 #if GLM_X86
     _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 #elif defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch(p);
+    __builtin_prefetch(p, 0, 3);
 #elif GLM_ARM64
     __prefetch(p);
+#endif
+}
+
+inline void prefetch_later(const void* p) {
+#if GLM_X86
+    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+#elif defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p, 0, 2);
+#elif GLM_ARM64
+    __prefetch2(p, 2);
 #endif
 }
 

@@ -14,9 +14,7 @@
 namespace glm {
 
 constexpr int TILE = 16;
-constexpr int STREAM_ROWS = 4;  // rows of x that `stream` takes at most
-constexpr int PANEL_TILES = 2;  // tiles that `panel` works on at once
-constexpr int PANEL_ROWS = 12;  // rows of x that `panel` takes at most
+constexpr int ROWS = 16;  // of x that `multiply` takes at most
 
 // R rows of x as int8, x = code * scale with a scale for each block of columns. Four codes of a row stand
 // together, then the same columns of the next row: a register of the panel meets one address after another.
@@ -30,16 +28,6 @@ struct Quantized {
     }
 };
 
-// Two tiles, unpacked for a range of columns.
-struct Panel {
-    const uint8_t* codes[PANEL_TILES];  // as `unpack` writes them
-    const float* scale[PANEL_TILES];    // [blocks, 16]
-    const float* zero[PANEL_TILES];     // as scale, times 1/8 (INT4) or 1/128 (INT8); or NULL
-    int bits;
-    int block;
-    int blocks;  // in this range
-};
-
 // Integer products are exact inside a block; at its end, with s its integer sum without zero-points:
 // acc = fma(fma(zero / 8, start, s) * weight_scale, activation_scale, acc), blocks in ascending order.
 struct Kernels {
@@ -49,15 +37,9 @@ struct Kernels {
     void (*quantize)(const float* x, int64_t stride, int64_t columns, int block, int offset, int rows, int8_t* codes,
                      float* scale, int32_t* start);
 
-    // out [rows, 16]: a whole tile times rows of x, straight from the packed weights; rows <= STREAM_ROWS.
-    void (*stream)(const glm_matrix&, int64_t tile, const Quantized&, int rows, float* out);
-
-    // The blocks [begin, end) of a tile to codes [end - begin, block * 16], in any order that suits `panel`,
-    // scale [end - begin, 16] and, where the matrix has zero-points, zero.
-    void (*unpack)(const glm_matrix&, int64_t tile, int begin, int end, uint8_t* codes, float* scale, float* zero);
-
-    // acc [rows, 2, 16] += two tiles times rows of x from the panel's first column on; rows <= PANEL_ROWS.
-    void (*panel)(const Panel&, const Quantized&, int rows, float* acc);
+    // sums [rows, 16] += the blocks [begin, end) of a tile times rows of x, which begin at that block too;
+    // rows <= ROWS.
+    void (*multiply)(const glm_matrix&, int64_t tile, int begin, int end, const Quantized& x, int rows, float* sums);
 
     // A block of a tile as floats [block, 16].
     void (*decode)(const glm_matrix&, int64_t tile, int block, float* weights);

@@ -34,6 +34,31 @@ GLM_TARGET static inline float sum(Floats a) {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+// [a0 a1 b0 b1] + [a2 a3 b2 b3] and [a0 a2 b0 b2] + [a1 a3 b1 b3], in parts of four lanes and in lanes of each part.
+GLM_TARGET static inline __m512 fold_halves(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+}
+
+GLM_TARGET static inline __m512 fold_parts(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+}
+
+GLM_TARGET static inline __m512 fold_pairs(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
+}
+
+GLM_TARGET static inline __m512 fold_lanes(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xDD));
+}
+
+GLM_TARGET static inline Floats sums(const Floats (&a)[16]) {
+    __m512 fourth[4];  // in its part p the row 4 p + i
+    GLM_UNROLL
+    for (int i = 0; i < 4; i++)
+        fourth[i] = fold_parts(fold_halves(a[i].v, a[4 + i].v), fold_halves(a[8 + i].v, a[12 + i].v));
+    return {fold_lanes(fold_pairs(fourth[0], fourth[1]), fold_pairs(fourth[2], fourth[3]))};
+}
+
 GLM_TARGET static inline float largest(Floats a) {
     const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a.v), upper(a.v));
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

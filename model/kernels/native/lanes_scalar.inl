@@ -39,6 +39,9 @@ static inline float sum(Floats a) {
     return a.v[0];
 }
 
+// Lane i is the sum of a[i].
+static inline Floats sums(const Floats (&a)[16]) { GLM_LANES(Floats, sum(a[i])); }
+
 static inline float largest(Floats a) {
     for (int half = 8; half > 0; half /= 2)
         for (int i = 0; i < half; i++) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];

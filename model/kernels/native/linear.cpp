@@ -1,8 +1,8 @@
 // Linear layers: rows of x in chunks, tiles of the matrix shared out between threads.
 //
-// A chunk of few rows streams through the packed weights (decode). A larger one is a product of panels:
-// two tiles are unpacked for a range of columns into the first cache and meet all rows of the chunk, twelve at
-// a time, before the next ones; float sums stay in the second cache meanwhile.
+// Up to 16 rows, a tile is read once from its first column to its last. With more, the columns are cut so that
+// 16 rows of x stay in the first cache for all tiles of a unit, the unit's weights and its float sums in the
+// second one for all rows of the chunk.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -15,11 +15,10 @@
 namespace glm {
 namespace {
 
-constexpr int64_t CHUNK = 264;    // rows of x at a time: a multiple of PANEL_ROWS
-constexpr int COLUMNS = 512;     // that a panel is unpacked for
-constexpr int64_t WORTH = 8192;   // numbers to quantise that are worth another thread
-constexpr int64_t UNIT = 4;       // pairs of tiles that a thread takes at most
-constexpr int64_t EXACT_UNIT = 4;  // tiles
+constexpr int64_t CHUNK = 256;     // rows of x at a time
+constexpr int COLUMNS = 1024;      // of a cut
+constexpr int64_t UNIT = 8;        // tiles that a thread takes at most
+constexpr int64_t WORTH = 8192;    // numbers to quantise that are worth another thread
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -45,14 +44,19 @@ struct Call {
     bool gelu;
 
     int64_t tiles() const { return ceil_div(w.out_features, TILE); }
+    int64_t unit() const { return std::clamp<int64_t>(tiles() / (pool.threads() * 4), 1, UNIT); }
 
-    // 16 finished sums of one row to y, of which the last tile has fewer.
-    void put(float* sums, int64_t tile, float* y) const {
-        const int64_t column = tile * TILE, count = std::min<int64_t>(TILE, w.out_features - column);
-        float bias[TILE] = {};
-        if (w.bias) std::memcpy(bias, w.bias + column, sizeof(float) * count);
-        kernels.finish(sums, w.bias ? bias : nullptr, gelu);
-        std::memcpy(y + column, sums, sizeof(float) * count);
+    // The finished sums [last - first, rows, 16] of tiles to y.
+    void put(float* sums, int64_t rows, int64_t first, int64_t last, float* y) const {
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t tile = first; tile < last; tile++) {
+                float* from = sums + ((tile - first) * rows + row) * TILE;
+                const int64_t column = tile * TILE, count = std::min<int64_t>(TILE, w.out_features - column);
+                float bias[TILE] = {};
+                if (w.bias) std::memcpy(bias, w.bias + column, sizeof(float) * count);
+                kernels.finish(from, w.bias ? bias : nullptr, gelu);
+                std::memcpy(y + row * w.out_features + column, from, sizeof(float) * count);
+            }
     }
 };
 
@@ -88,104 +92,55 @@ void quantize(const Call& call, const float* x, const Groups& groups) {
     });
 }
 
-void stream(const Call& call, const Groups& groups, float* y) {
-    const int64_t step = std::max<int64_t>(1, call.tiles() / (call.pool.threads() * 8));
-    call.pool.split(call.tiles(), step, [&](int, int64_t begin, int64_t end) {
-        alignas(64) float sums[STREAM_ROWS * TILE];
-        for (int64_t tile = begin; tile < end; tile++) {
-            call.kernels.stream(call.w, tile, groups.x, static_cast<int>(groups.rows), sums);
-            for (int64_t r = 0; r < groups.rows; r++) call.put(sums + r * TILE, tile, y + r * call.w.out_features);
-        }
-    });
-}
-
-// Where a thread's unpacked tiles and sums lie.
-struct Workspace {
-    uint8_t* codes;  // [2, COLUMNS, 16]
-    float* scale;    // [2, COLUMNS / block, 16]
-    float* zero;
-    float* sums;     // [pairs, rows, 2, 16]
-};
-
-void panels(const Call& call, const Groups& groups, int64_t first, int64_t last, const Workspace& space, float* y) {
+// The tiles [first, last) for all rows; sums [last - first, rows, 16].
+void multiply(const Call& call, const Groups& groups, int64_t first, int64_t last, float* sums, float* y) {
     const glm_matrix& w = call.w;
-    const int step = COLUMNS / w.block;
-    const int64_t per_pair = groups.rows * PANEL_TILES * TILE;
-    std::memset(space.sums, 0, sizeof(float) * per_pair * (last - first));
-    for (int begin = 0; begin < w.blocks; begin += step) {
-        const int end = std::min(begin + step, w.blocks);
-        for (int64_t pair = first; pair < last; pair++) {
-            Panel p = {{}, {}, {}, w.bits, w.block, end - begin};
-            for (int t = 0; t < PANEL_TILES; t++) {
-                const int64_t tile = std::min(pair * PANEL_TILES + t, call.tiles() - 1);  // a lonely one twice
-                uint8_t* codes = space.codes + t * COLUMNS * TILE;
-                float *scale = space.scale + t * step * TILE, *zero = space.zero + t * step * TILE;
-                call.kernels.unpack(w, tile, begin, end, codes, scale, zero);
-                p.codes[t] = codes, p.scale[t] = scale, p.zero[t] = w.zero ? zero : nullptr;
-            }
-            float* sums = space.sums + (pair - first) * per_pair;
-            for (int64_t g = 0; g < groups.count; g++)
-                call.kernels.panel(p, groups.at(g, w, begin), groups.size(g),
-                                   sums + groups.begin(g) * PANEL_TILES * TILE);
+    const int step = groups.count == 1 ? w.blocks : COLUMNS / w.block;
+    std::memset(sums, 0, sizeof(float) * (last - first) * groups.rows * TILE);
+    for (int begin = 0; begin < w.blocks; begin += step)
+        for (int64_t g = 0; g < groups.count; g++) {
+            const Quantized x = groups.at(g, w, begin);
+            for (int64_t tile = first; tile < last; tile++)
+                call.kernels.multiply(w, tile, begin, std::min(begin + step, w.blocks), x, groups.size(g),
+                                      sums + ((tile - first) * groups.rows + groups.begin(g)) * TILE);
         }
-    }
-    for (int64_t row = 0; row < groups.rows; row++)
-        for (int64_t pair = first; pair < last; pair++)
-            for (int t = 0; t < PANEL_TILES && pair * PANEL_TILES + t < call.tiles(); t++)
-                call.put(space.sums + (pair - first) * per_pair + (row * PANEL_TILES + t) * TILE, pair * PANEL_TILES + t,
-                         y + row * w.out_features);
+    call.put(sums, groups.rows, first, last, y);
 }
 
 void quantized_chunk(const Call& call, const float* x, int64_t rows, float* y) {
     const glm_matrix& w = call.w;
-    const bool streams = rows <= STREAM_ROWS;
-    Groups groups(rows, streams ? STREAM_ROWS : PANEL_ROWS);
-    const int64_t pairs = ceil_div(call.tiles(), PANEL_TILES), threads = call.pool.threads();
-    const int64_t unit = std::clamp<int64_t>(pairs / (threads * 4), 1, UNIT);
-
     Carver carver;
+    Groups groups(rows, ROWS);
     const int64_t codes = carver.take<int8_t>(rows * w.blocks * w.block);
     const int64_t scale = carver.take<float>(rows * w.blocks), start = carver.take<int32_t>(rows * w.blocks);
-    const int64_t spaces = carver.bytes();
-    Carver space;
-    const int64_t floats = PANEL_TILES * (COLUMNS / w.block) * TILE;
-    const int64_t unpacked = space.take<uint8_t>(PANEL_TILES * COLUMNS * TILE);
-    const int64_t scales = space.take<float>(floats), zeros = space.take<float>(floats);
-    const int64_t sums = space.take<float>(unit * rows * PANEL_TILES * TILE);
-    auto* memory = static_cast<char*>(call.pool.scratch(spaces + (streams ? 0 : threads * space.bytes())));
-
+    const int64_t unit = call.unit(), own = unit * rows * TILE, sums = carver.take<float>(call.pool.threads() * own);
+    auto* memory = static_cast<char*>(call.pool.scratch(carver.bytes()));
     groups.x = {reinterpret_cast<int8_t*>(memory + codes), reinterpret_cast<float*>(memory + scale),
                 reinterpret_cast<int32_t*>(memory + start)};
     quantize(call, x, groups);
-    if (streams) return stream(call, groups, y);
-    call.pool.split(pairs, unit, [&](int thread, int64_t begin, int64_t end) {
-        char* own = memory + spaces + thread * space.bytes();
-        const Workspace workspace = {reinterpret_cast<uint8_t*>(own + unpacked), reinterpret_cast<float*>(own + scales),
-                                     reinterpret_cast<float*>(own + zeros), reinterpret_cast<float*>(own + sums)};
-        for (; begin < end; begin += unit) panels(call, groups, begin, std::min(begin + unit, end), workspace, y);
+    call.pool.split(call.tiles(), unit, [&](int thread, int64_t begin, int64_t end) {
+        for (; begin < end; begin += unit)
+            multiply(call, groups, begin, std::min(begin + unit, end),
+                     reinterpret_cast<float*>(memory + sums) + thread * own, y);
     });
 }
 
 void exact_chunk(const Call& call, const float* x, int64_t rows, float* y) {
     const glm_matrix& w = call.w;
-    const int64_t threads = call.pool.threads(), unit = std::clamp<int64_t>(call.tiles() / (threads * 4), 1, EXACT_UNIT);
-    const int64_t per_tile = rows * TILE, weights = w.block * TILE;
-    auto* memory = static_cast<float*>(call.pool.scratch(sizeof(float) * threads * (unit * per_tile + weights)));
+    const int64_t unit = call.unit(), weights = w.block * TILE, own = weights + unit * rows * TILE;
+    auto* memory = static_cast<float*>(call.pool.scratch(sizeof(float) * call.pool.threads() * own));
     call.pool.split(call.tiles(), unit, [&](int thread, int64_t first, int64_t last) {
-        float *decoded = memory + thread * (unit * per_tile + weights), *sums = decoded + weights;
+        float *decoded = memory + thread * own, *sums = decoded + weights;
         for (; first < last; first += unit) {
             const int64_t end = std::min(first + unit, last);
-            std::memset(sums, 0, sizeof(float) * per_tile * (end - first));
-            for (int block = 0; block < w.blocks; block++)
+            std::memset(sums, 0, sizeof(float) * (end - first) * rows * TILE);
+            for (int block = 0, column = 0; block < w.blocks; block++, column += w.block)
                 for (int64_t tile = first; tile < end; tile++) {
-                    const int column = block * w.block;
                     call.kernels.decode(w, tile, block, decoded);
                     call.kernels.exact(decoded, x + column, w.in_features, std::min(w.block, w.in_features - column), rows,
-                                       sums + (tile - first) * per_tile);
+                                       sums + (tile - first) * rows * TILE);
                 }
-            for (int64_t row = 0; row < rows; row++)
-                for (int64_t tile = first; tile < end; tile++)
-                    call.put(sums + (tile - first) * per_tile + row * TILE, tile, y + row * w.out_features);
+            call.put(sums, rows, first, end, y);
         }
     });
 }

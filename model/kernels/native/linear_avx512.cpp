@@ -27,7 +27,8 @@ namespace avx512 {
 
 #include "exact.inl"
 
-constexpr int AHEAD = 6144;  // bytes that a stream of weights is fetched ahead
+// Bytes that a stream of weights is fetched ahead: to the second cache, to the first. Its scales, a sixteenth.
+constexpr int AHEAD_L2 = 8192, AHEAD_L1 = 2048;
 
 GLM_TARGET inline __m512i line(const uint8_t* p, int number) { return _mm512_loadu_si512(p + 64 * number); }
 
@@ -64,10 +65,6 @@ GLM_TARGET inline __m512i high(__m512i line) { return low(_mm512_srli_epi16(line
 
 GLM_TARGET inline __m512i unsigned_bytes(__m512i line) { return _mm512_xor_si512(line, _mm512_set1_epi8(-128)); }
 
-GLM_TARGET inline int64_t scale_at(const glm_matrix& w, int64_t tile, int block) {
-    return (tile * w.groups + block / w.group_blocks) * TILE;
-}
-
 GLM_TARGET inline __m512 zero_at(const glm_matrix& w, int64_t at) {
     return _mm512_mul_ps(load_halves(w.zero + at).v, _mm512_set1_ps(w.bits == 4 ? 1.0f / 8 : 1.0f / 128));
 }
@@ -80,169 +77,106 @@ GLM_TARGET inline __m512 accumulate(__m512i total, __m512 scale, __m512 zero, in
     return _mm512_fmadd_ps(_mm512_mul_ps(value, scale), _mm512_set1_ps(x_scale), acc);
 }
 
-// -- straight from the packed weights ----------------------------------------------------------
+// -- linear ------------------------------------------------------------------------------------
 
-// CHAINS sums for each row of x, because an instruction that adds to a sum waits for the one before.
+// CHAINS sums for a row of x, because an instruction that adds to a sum waits for the one before.
 template <int BITS, int BLOCK, int ROWS>
-GLM_TARGET inline void stream_block(const uint8_t* p, const Quantized& x, __m512i (&total)[ROWS]) {
-    constexpr int LINES = BLOCK * BITS / 32, CHAINS = ROWS == 1 ? 4 : 2;
-    __m512i chain[ROWS][CHAINS];
+GLM_TARGET inline void multiply_block(const uint8_t* p, const Quantized& x, __m512i (&total)[ROWS]) {
+    constexpr int LINES = BLOCK * BITS / 32, CHAINS = ROWS == 1 ? 4 : ROWS < 5 ? 2 : 1, AT_ONCE = ROWS < 5 ? LINES : 1;
+    constexpr int HALF = 4 * ROWS * LINES;  // from the columns of low nibbles to those of high ones
+    __m512i chain[ROWS * CHAINS];
     GLM_UNROLL
-    for (int r = 0; r < ROWS; r++) {
-        chain[r][0] = _mm512_set1_epi32(x.start[r]);
+    for (int i = 0; i < ROWS * CHAINS; i++) chain[i] = i < ROWS ? _mm512_set1_epi32(x.start[i]) : _mm512_setzero_si512();
+    const int8_t* codes = x.codes;
+    for (int begin = 0; begin < LINES; begin += AT_ONCE, codes += 4 * ROWS * AT_ONCE) {
         GLM_UNROLL
-        for (int c = 1; c < CHAINS; c++) chain[r][c] = _mm512_setzero_si512();
-    }
-    GLM_UNROLL
-    for (int j = 0; j < LINES; j++) {
-        _mm_prefetch(reinterpret_cast<const char*>(p) + 64 * j + AHEAD, _MM_HINT_T0);
-        const int8_t* codes = x.codes + 4 * ROWS * j;
-        if (BITS == 8) {
-            const __m512i w = unsigned_bytes(line(p, j));
+        for (int k = 0; k < AT_ONCE; k++) {
+            const uint8_t* at = p + 64 * (begin + k);
+            _mm_prefetch(reinterpret_cast<const char*>(at) + AHEAD_L2, _MM_HINT_T1);
+            _mm_prefetch(reinterpret_cast<const char*>(at) + AHEAD_L1, _MM_HINT_T0);
+            if (BITS == 8) {
+                const __m512i w = unsigned_bytes(line(at, 0));
+                GLM_UNROLL
+                for (int r = 0; r < ROWS; r++) {
+                    const int i = r + k % CHAINS * ROWS;
+                    chain[i] = dot_four(chain[i], w, codes + 4 * (k * ROWS + r));
+                }
+                continue;
+            }
+            const __m512i w0 = low(line(at, 0)), w1 = high(line(at, 0));
             GLM_UNROLL
             for (int r = 0; r < ROWS; r++) {
-                __m512i& sum = chain[r][j % CHAINS];
-                sum = dot_four(sum, w, codes + 4 * r);
+                const int i = r + 2 * k % CHAINS * ROWS, next = r + (2 * k + 1) % CHAINS * ROWS;
+                chain[i] = dot_four(chain[i], w0, codes + 4 * (k * ROWS + r));
+                chain[next] = dot_four(chain[next], w1, codes + HALF + 4 * (k * ROWS + r));
             }
-            continue;
-        }
-        const __m512i both = line(p, j), w0 = low(both), w1 = high(both);
-        GLM_UNROLL
-        for (int r = 0; r < ROWS; r++) {
-            __m512i &sum0 = chain[r][2 * j % CHAINS], &sum1 = chain[r][(2 * j + 1) % CHAINS];
-            sum0 = dot_four(sum0, w0, codes + 4 * r);
-            sum1 = dot_four(sum1, w1, codes + 4 * ROWS * LINES + 4 * r);
         }
     }
     GLM_UNROLL
     for (int r = 0; r < ROWS; r++) {
-        total[r] = _mm512_add_epi32(chain[r][0], chain[r][1]);
+        total[r] = chain[r];
         GLM_UNROLL
-        for (int c = 2; c < CHAINS; c++) total[r] = _mm512_add_epi32(total[r], chain[r][c]);
+        for (int c = 1; c < CHAINS; c++) total[r] = _mm512_add_epi32(total[r], chain[r + c * ROWS]);
     }
 }
 
 template <int BITS, int BLOCK, int ROWS, bool ZERO>
-GLM_TARGET void stream_tile(const glm_matrix& w, int64_t tile, const Quantized& whole, float* out) {
+GLM_TARGET void multiply_rows(const glm_matrix& w, int64_t tile, int begin, int end, const Quantized& from_begin, float* sums) {
     constexpr int BYTES = BLOCK * TILE * BITS / 8;
-    const auto* p = static_cast<const uint8_t*>(w.packed) + tile * w.blocks * BYTES;
-    int64_t group = tile * w.groups * TILE;
-    Quantized x = whole;
+    const auto* p = static_cast<const uint8_t*>(w.packed) + (tile * w.blocks + begin) * BYTES;
+    int64_t group = (tile * w.groups + begin / w.group_blocks) * TILE;
+    int left = 0, next = w.group_blocks - begin % w.group_blocks;
+    Quantized x = from_begin;
     __m512 acc[ROWS], scale = _mm512_setzero_ps(), zero = scale;
     GLM_UNROLL
-    for (int r = 0; r < ROWS; r++) acc[r] = _mm512_setzero_ps();
-    for (int b = 0, left = 0; b < w.blocks; b++, left--, p += BYTES, x = x.from(1, BLOCK, ROWS)) {
+    for (int r = 0; r < ROWS; r++) acc[r] = load(sums + r * TILE).v;
+    for (int b = begin; b < end; b++, left--, p += BYTES, x = x.from(1, BLOCK, ROWS)) {
         if (left == 0) {
             scale = load_halves(w.scale + group).v;
             if (ZERO) zero = zero_at(w, group);
+            _mm_prefetch(reinterpret_cast<const char*>(w.scale + group) + AHEAD_L2 / 16, _MM_HINT_T0);
             group += TILE;
-            left = w.group_blocks;
+            left = next;
+            next = w.group_blocks;
         }
         __m512i total[ROWS];
-        stream_block<BITS, BLOCK, ROWS>(p, x, total);
+        multiply_block<BITS, BLOCK, ROWS>(p, x, total);
         GLM_UNROLL
         for (int r = 0; r < ROWS; r++) acc[r] = accumulate<ZERO>(total[r], scale, zero, x.start[r], x.scale[r], acc[r]);
     }
     GLM_UNROLL
-    for (int r = 0; r < ROWS; r++) _mm512_storeu_ps(out + r * TILE, acc[r]);
+    for (int r = 0; r < ROWS; r++) store(sums + r * TILE, {acc[r]});
 }
 
 template <int BITS, int BLOCK, bool ZERO>
-GLM_TARGET void stream_rows(const glm_matrix& w, int64_t tile, const Quantized& x, int rows, float* out) {
+GLM_TARGET void multiply_of(const glm_matrix& w, int64_t tile, int begin, int end, const Quantized& x, int rows, float* sums) {
     switch (rows) {
-        case 1: return stream_tile<BITS, BLOCK, 1, ZERO>(w, tile, x, out);
-        case 2: return stream_tile<BITS, BLOCK, 2, ZERO>(w, tile, x, out);
-        case 3: return stream_tile<BITS, BLOCK, 3, ZERO>(w, tile, x, out);
-        case 4: return stream_tile<BITS, BLOCK, 4, ZERO>(w, tile, x, out);
+        case 1: return multiply_rows<BITS, BLOCK, 1, ZERO>(w, tile, begin, end, x, sums);
+        case 2: return multiply_rows<BITS, BLOCK, 2, ZERO>(w, tile, begin, end, x, sums);
+        case 3: return multiply_rows<BITS, BLOCK, 3, ZERO>(w, tile, begin, end, x, sums);
+        case 4: return multiply_rows<BITS, BLOCK, 4, ZERO>(w, tile, begin, end, x, sums);
+        case 5: return multiply_rows<BITS, BLOCK, 5, ZERO>(w, tile, begin, end, x, sums);
+        case 6: return multiply_rows<BITS, BLOCK, 6, ZERO>(w, tile, begin, end, x, sums);
+        case 7: return multiply_rows<BITS, BLOCK, 7, ZERO>(w, tile, begin, end, x, sums);
+        case 8: return multiply_rows<BITS, BLOCK, 8, ZERO>(w, tile, begin, end, x, sums);
+        case 9: return multiply_rows<BITS, BLOCK, 9, ZERO>(w, tile, begin, end, x, sums);
+        case 10: return multiply_rows<BITS, BLOCK, 10, ZERO>(w, tile, begin, end, x, sums);
+        case 11: return multiply_rows<BITS, BLOCK, 11, ZERO>(w, tile, begin, end, x, sums);
+        case 12: return multiply_rows<BITS, BLOCK, 12, ZERO>(w, tile, begin, end, x, sums);
+        case 13: return multiply_rows<BITS, BLOCK, 13, ZERO>(w, tile, begin, end, x, sums);
+        case 14: return multiply_rows<BITS, BLOCK, 14, ZERO>(w, tile, begin, end, x, sums);
+        case 15: return multiply_rows<BITS, BLOCK, 15, ZERO>(w, tile, begin, end, x, sums);
+        case 16: return multiply_rows<BITS, BLOCK, 16, ZERO>(w, tile, begin, end, x, sums);
     }
 }
 
-template <int BITS, int BLOCK>
-GLM_TARGET void stream_of(const glm_matrix& w, int64_t tile, const Quantized& x, int rows, float* out) {
-    w.zero ? stream_rows<BITS, BLOCK, true>(w, tile, x, rows, out) : stream_rows<BITS, BLOCK, false>(w, tile, x, rows, out);
-}
-
-GLM_TARGET void stream(const glm_matrix& w, int64_t tile, const Quantized& x, int rows, float* out) {
+GLM_TARGET void multiply(const glm_matrix& w, int64_t tile, int begin, int end, const Quantized& x, int rows, float* sums) {
     if (w.bits == 8)
-        stream_of<8, 64>(w, tile, x, rows, out);
+        (w.zero ? multiply_of<8, 64, true> : multiply_of<8, 64, false>)(w, tile, begin, end, x, rows, sums);
     else if (w.block == 64)
-        stream_of<4, 64>(w, tile, x, rows, out);
+        (w.zero ? multiply_of<4, 64, true> : multiply_of<4, 64, false>)(w, tile, begin, end, x, rows, sums);
     else
-        stream_of<4, 32>(w, tile, x, rows, out);
-}
-
-// -- unpacked once for many rows of x ------------------------------------------------------------
-
-GLM_TARGET void unpack(const glm_matrix& w, int64_t tile, int begin, int end, uint8_t* codes, float* scale, float* zero) {
-    const int lines = w.block * w.bits / 32;
-    const auto* p = static_cast<const uint8_t*>(w.packed) + (tile * w.blocks + begin) * lines * 64;
-    for (int b = begin; b < end; b++, scale += TILE, codes += w.block * TILE, p += lines * 64) {
-        const int64_t at = scale_at(w, tile, b);
-        store(scale, load_halves(w.scale + at));
-        if (w.zero) _mm512_storeu_ps(zero + (b - begin) * TILE, zero_at(w, at));
-        for (int j = 0; j < lines; j++) {
-            if (w.bits == 8) {
-                _mm512_storeu_si512(codes + 64 * j, unsigned_bytes(line(p, j)));
-            } else {
-                _mm512_storeu_si512(codes + 64 * j, low(line(p, j)));
-                _mm512_storeu_si512(codes + 64 * (lines + j), high(line(p, j)));
-            }
-        }
-    }
-}
-
-// Two tiles times ROWS rows of x: all integer sums of a block in registers, float sums in the first cache.
-template <int ROWS, int LINES, bool ZERO>
-GLM_TARGET void panel_rows(const Panel& p, const Quantized& whole, float* acc) {
-    Quantized x = whole;
-    const uint8_t *w0 = p.codes[0], *w1 = p.codes[1];
-    for (int b = 0; b < p.blocks; b++, x.scale += ROWS, x.start += ROWS) {
-        __m512i total0[ROWS], total1[ROWS];
-        GLM_UNROLL
-        for (int r = 0; r < ROWS; r++) total0[r] = total1[r] = _mm512_set1_epi32(x.start[r]);
-        for (int j = 0; j < LINES; j++, w0 += 64, w1 += 64, x.codes += 4 * ROWS) {
-            const __m512i first = line(w0, 0), second = line(w1, 0);
-            GLM_UNROLL
-            for (int r = 0; r < ROWS; r++) {
-                const __m512i codes = four(x.codes + 4 * r);
-                total0[r] = dot(total0[r], first, codes);
-                total1[r] = dot(total1[r], second, codes);
-            }
-        }
-        const __m512 scale0 = load(p.scale[0] + b * TILE).v, scale1 = load(p.scale[1] + b * TILE).v;
-        const __m512 zero0 = ZERO ? load(p.zero[0] + b * TILE).v : scale0, zero1 = ZERO ? load(p.zero[1] + b * TILE).v : scale1;
-        GLM_UNROLL
-        for (int r = 0; r < ROWS; r++) {
-            float* sum = acc + r * PANEL_TILES * TILE;
-            store(sum, {accumulate<ZERO>(total0[r], scale0, zero0, x.start[r], x.scale[r], load(sum).v)});
-            store(sum + TILE, {accumulate<ZERO>(total1[r], scale1, zero1, x.start[r], x.scale[r], load(sum + TILE).v)});
-        }
-    }
-}
-
-template <int LINES, bool ZERO>
-GLM_TARGET void panel_of(const Panel& p, const Quantized& x, int rows, float* acc) {
-    switch (rows) {
-        case 1: return panel_rows<1, LINES, ZERO>(p, x, acc);
-        case 2: return panel_rows<2, LINES, ZERO>(p, x, acc);
-        case 3: return panel_rows<3, LINES, ZERO>(p, x, acc);
-        case 4: return panel_rows<4, LINES, ZERO>(p, x, acc);
-        case 5: return panel_rows<5, LINES, ZERO>(p, x, acc);
-        case 6: return panel_rows<6, LINES, ZERO>(p, x, acc);
-        case 7: return panel_rows<7, LINES, ZERO>(p, x, acc);
-        case 8: return panel_rows<8, LINES, ZERO>(p, x, acc);
-        case 9: return panel_rows<9, LINES, ZERO>(p, x, acc);
-        case 10: return panel_rows<10, LINES, ZERO>(p, x, acc);
-        case 11: return panel_rows<11, LINES, ZERO>(p, x, acc);
-        case 12: return panel_rows<12, LINES, ZERO>(p, x, acc);
-    }
-}
-
-GLM_TARGET void panel(const Panel& p, const Quantized& x, int rows, float* acc) {
-    if (p.block == 64)
-        p.zero[0] ? panel_of<16, true>(p, x, rows, acc) : panel_of<16, false>(p, x, rows, acc);
-    else
-        p.zero[0] ? panel_of<8, true>(p, x, rows, acc) : panel_of<8, false>(p, x, rows, acc);
+        (w.zero ? multiply_of<4, 32, true> : multiply_of<4, 32, false>)(w, tile, begin, end, x, rows, sums);
 }
 
 // -- probes ------------------------------------------------------------------------------------
@@ -273,7 +207,7 @@ GLM_TARGET uint64_t read(const void* p, int64_t bytes) {
 
 const Kernels* avx512_kernels() {
     using namespace avx512;
-    static const Kernels set = {"avx512vnni", quantize,   stream,           unpack, panel, decode, exact, norm, finish,
+    static const Kernels set = {"avx512vnni", quantize, multiply, decode, exact, norm, finish,
                                 dot_rounds,   SUMS * 64, read};
     return has_avx512() ? &set : nullptr;
 }
