@@ -46,7 +46,22 @@ class GlmMatrix(ctypes.Structure):
     )
 
 
+class GlmPages(ctypes.Structure):
+    """`glm_pages`: addresses of keys and values in pages, and their shape."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("scale", c_void_p),
+        ("zero", c_void_p),
+        ("pages", c_int64),
+        ("storage", c_int32),
+        ("heads", c_int32),
+        ("head_size", c_int32),
+    )
+
+
 _MATRIX = POINTER(GlmMatrix)
+_PAGES = POINTER(GlmPages)
 _POOL = c_void_p
 _DATA = c_void_p  # the address of numbers: tensor.data_ptr()
 
@@ -65,6 +80,15 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "glm_norm": (
         None,
         (_POOL, _DATA, _DATA, c_float, _DATA, _DATA, c_float, c_int64, c_int64, _DATA),
+    ),
+    "glm_rope_kv": (
+        None,
+        (_POOL, _PAGES, c_int64, *(_DATA,) * 3, c_int32, _DATA, c_int64, *(_DATA,) * 3),
+    ),
+    "glm_attention": (None, (_POOL, _PAGES, c_int64, *(_DATA,) * 3, c_int64, _DATA)),
+    "glm_context_attention": (
+        None,
+        (_POOL, _DATA, c_int64, _DATA, _DATA, c_int64, c_int32, c_int32, _DATA),
     ),
     "glm_probe_read": (c_double, (_POOL, _DATA, c_int64)),
     "glm_probe_dot": (c_double, (_POOL, c_int64, POINTER(c_int64))),

@@ -81,7 +81,42 @@ GLM_API void glm_to_rows(glm_pool*, const glm_matrix*, void* packed, uint16_t* s
 GLM_API void glm_norm(glm_pool*, const float* x, const float* y, float alpha, const float* weight, const float* bias,
               float epsilon, int64_t rows, int64_t width, float* out);
 
-/* -- attention: attention.cpp, rope.cpp --------------------------------------------------------- */
+/* -- attention --------------------------------------------------------------------------------- */
+
+#define GLM_FLOAT32 0
+#define GLM_FLOAT16 1
+#define GLM_INT8 2
+#define GLM_INT4 3
+
+/* Keys and values of all layers in pages of 16 tokens: data [layers, pages, 2 (keys, values), heads, 16, head_size],
+ * scale (integers) and zero (GLM_INT4) [layers, pages, 2, heads, 16]. model/kv_cache.py says what they mean. */
+typedef struct {
+    void* data;
+    uint16_t* scale;
+    uint16_t* zero;
+    int64_t pages;
+    int32_t storage; /* GLM_FLOAT32 ... GLM_INT4 */
+    int32_t heads;
+    int32_t head_size; /* with GLM_INT4 an even number */
+} glm_pages;
+
+/* Splits qkv [tokens, heads, 3, head_size] into query, key and value [tokens, heads, head_size], rotates the first
+ * two by cos and sin [tokens, axes, head_size / axes / 2], and keeps keys and values of a layer in slots [tokens]
+ * (16 times the page plus the place in it). */
+GLM_API void glm_rope_kv(glm_pool*, const glm_pages*, int64_t layer, const float* qkv, const float* cos,
+                         const float* sin, int32_t axes, const int64_t* slots, int64_t tokens, float* query,
+                         float* key, float* value);
+
+/* Attention of sequences' new tokens to their pages. sequences [count, 3]: where in `tables` its pages begin, how
+ * many tokens came before, how many are new; these are in the pages, and each sees what comes up to itself.
+ * query and out: [new tokens of all sequences, heads, head_size]. */
+GLM_API void glm_attention(glm_pool*, const glm_pages*, int64_t layer, const float* query, const int32_t* tables,
+                           const int32_t* sequences, int64_t count, float* out);
+
+/* Attention where everything sees everything: query and out [queries, heads, head_size], key and value [tokens, ...]. */
+GLM_API void glm_context_attention(glm_pool*, const float* query, int64_t queries, const float* key,
+                                   const float* value, int64_t tokens, int32_t heads, int32_t head_size, float* out);
+
 
 /* -- probes ------------------------------------------------------------------------------------ */
 

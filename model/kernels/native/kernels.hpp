@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "attention.hpp"
 #include "glm_cpu.h"
 
 namespace glm {
@@ -60,6 +61,8 @@ struct Kernels {
 
     // What reading memory takes: the sum of 64-byte lines.
     uint64_t (*read)(const void* p, int64_t bytes);
+
+    AttentionKernels attention;
 };
 
 // NULL where this CPU lacks it or the build does not have it.

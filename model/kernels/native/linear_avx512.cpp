@@ -27,6 +27,14 @@ namespace avx512 {
 
 #include "exact.inl"
 
+constexpr int BLOCK_ROWS = 8, BLOCK_VECTORS = 2, SCORE_ROWS = 16, MIX_SUMS = 8;
+
+#include "attention.inl"
+
+#include "context.inl"
+
+#include "rope.inl"
+
 // Bytes that a stream of weights is fetched ahead: to the second cache, to the first. Its scales, a sixteenth.
 constexpr int AHEAD_L2 = 8192, AHEAD_L1 = 2048;
 
@@ -208,7 +216,7 @@ GLM_TARGET uint64_t read(const void* p, int64_t bytes) {
 const Kernels* avx512_kernels() {
     using namespace avx512;
     static const Kernels set = {"avx512vnni", quantize, multiply, decode, exact, norm, finish,
-                                dot_rounds,   SUMS * 64, read};
+                                dot_rounds,   SUMS * 64, read, {attend, merge, context, rotate, keep}};
     return has_avx512() ? &set : nullptr;
 }
 

@@ -20,6 +20,14 @@ namespace scalar {
 
 #include "exact.inl"
 
+constexpr int BLOCK_ROWS = 4, BLOCK_VECTORS = 1, SCORE_ROWS = 4, MIX_SUMS = 4;
+
+#include "attention.inl"
+
+#include "context.inl"
+
+#include "rope.inl"
+
 // The code of a row and column in a packed block: value + 8 or + 128.
 int code(const uint8_t* packed, int bits, int block, int row, int column) {
     if (bits == 8) return packed[column / 4 * 64 + row * 4 + column % 4] ^ 0x80;
@@ -70,7 +78,7 @@ uint64_t read(const void* p, int64_t bytes) {
 const Kernels& scalar_kernels() {
     using namespace scalar;
     static const Kernels set = {"scalar", quantize, multiply, decode, exact,
-                                norm,     finish,   dot_rounds, TILE, read};
+                                norm,     finish,   dot_rounds, TILE, read, {attend, merge, context, rotate, keep}};
     return set;
 }
 

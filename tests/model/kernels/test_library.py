@@ -22,6 +22,7 @@ from model.kernels.library import (
     ISA_VARIABLE,
     THREADS_VARIABLE,
     GlmMatrix,
+    GlmPages,
     Library,
     NoLibrary,
     Pool,
@@ -32,6 +33,7 @@ from model.kernels.library import (
 from model.types import ModelError
 
 HEADER = re.sub(r"/\*.*?\*/", "", FILE.with_name("glm_cpu.h").read_text(encoding="utf-8"), flags=re.DOTALL)
+STRUCTURES: dict[str, type[ctypes.Structure]] = {"glm_matrix": GlmMatrix, "glm_pages": GlmPages}
 SCALARS = {
     "int32_t": ctypes.c_int32,
     "int64_t": ctypes.c_int64,
@@ -47,8 +49,8 @@ def as_ctypes(declared: str) -> object:
     if "*" not in kind:
         return SCALARS[kind.split()[0]]
     pointed = kind.partition("*")[0].strip()
-    if pointed == "glm_matrix":
-        return ctypes.POINTER(GlmMatrix)
+    if pointed in STRUCTURES:
+        return ctypes.POINTER(STRUCTURES[pointed])
     return ctypes.c_char_p if pointed == "char" else ctypes.c_void_p
 
 
@@ -70,12 +72,13 @@ def test_signatures_are_those_of_the_header() -> None:
     assert re.findall(r"#define GLM_ABI (\d+)", HEADER) == [str(ABI)]
 
 
-def test_the_matrix_has_the_fields_of_the_header() -> None:
-    body = re.findall(r"typedef struct \{(.*?)\} glm_matrix;", HEADER, flags=re.DOTALL)[0]
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_structures_have_the_fields_of_the_header(name: str) -> None:
+    body = re.findall(rf"typedef struct \{{([^}}]*)\}} {name};", HEADER)[0]
     declared = [
         (field.split("*")[-1].split()[-1], as_ctypes(field)) for field in body.split(";") if field.strip()
     ]
-    assert list(GlmMatrix._fields_) == declared
+    assert list(STRUCTURES[name]._fields_) == declared
 
 
 def test_a_function_computes_through_its_signature(library: Library) -> None:
