@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from model import huge_pages
-from model.quantize import OFFSET, QuantizedWeight
+from model.quantize import OFFSET, QuantizedWeight, in_threads
 
 TILE = 16
 """Rows of a tile."""
 
-_AT_ONCE = 1 << 21
-"""Weights that are reordered at a time: enough work for all threads, few enough to stay in caches."""
+_AT_ONCE = 1 << 18
+"""Bytes that a thread reorders at a time: few enough for its cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +120,20 @@ def to_tiles(weight: QuantizedWeight) -> TiledWeight:
     packed = huge_pages.empty(shape, torch.uint8)
     rows = weight.packed.view(torch.uint8)
     width = shape[1] * shape[2] // TILE
-    step = max(1, _AT_ONCE // (TILE * weight.in_features))
-    nibbles = _Nibbles(block_size(weight.group_size, weight.in_features), step * TILE * width)
-    for tile in range(0, shape[0], step):
-        part = rows[tile * TILE : (tile + step) * TILE]
-        part = _padded(part, -(-len(part) // TILE) * TILE, width, OFFSET * 17 if weight.bits == 4 else 0)
-        if weight.bits == 4:
-            part = nibbles.halves(part)
-        words = part.view(torch.int32).view(-1, TILE, width // 4)
-        lines = packed[tile : tile + step].view(torch.int32).view(len(words), width // 4, TILE)
-        lines.copy_(words.transpose(1, 2))
+    step, span = _steps(shape[0], width)
+
+    def reorder(first: int) -> None:
+        nibbles = _Nibbles(block_size(weight.group_size, weight.in_features), step * TILE * width)
+        for tile in range(first, min(first + span, shape[0]), step):
+            part = rows[tile * TILE : (tile + step) * TILE]
+            part = _padded(part, -(-len(part) // TILE) * TILE, width, OFFSET * 17 if weight.bits == 4 else 0)
+            if weight.bits == 4:
+                part = nibbles.halves(part)
+            words = part.view(torch.int32).view(-1, TILE, width // 4)
+            lines = packed[tile : tile + step].view(torch.int32).view(len(words), width // 4, TILE)
+            lines.copy_(words.transpose(1, 2))
+
+    in_threads(reorder, range(0, shape[0], span))
 
     def tiled(values: Tensor) -> Tensor:
         values = _padded(values.half(), shape[0] * TILE, scales[1], 0)
@@ -152,16 +156,20 @@ def to_rows(weight: TiledWeight) -> QuantizedWeight:
     tiles, blocks, size = weight.packed.shape
     width, stored = blocks * size // TILE, -(-weight.in_features * weight.bits // 8)
     rows = torch.empty((weight.out_features, stored), dtype=torch.uint8)
-    step = max(1, _AT_ONCE // (TILE * weight.in_features))
-    nibbles = _Nibbles(weight.block, step * TILE * width)
-    words = torch.empty((step, TILE, width // 4), dtype=torch.int32)
-    for tile in range(0, tiles, step):
-        lines = weight.packed[tile : tile + step].view(torch.int32).view(-1, width // 4, TILE)
-        part = words[: len(lines)].copy_(lines.transpose(1, 2)).view(torch.uint8).view(-1, width)
-        if weight.bits == 4:
-            part = nibbles.pairs(part)
-        target = rows[tile * TILE : (tile + step) * TILE]
-        target.copy_(part[: len(target), :stored])
+    step, span = _steps(tiles, width)
+
+    def reorder(first: int) -> None:
+        nibbles = _Nibbles(weight.block, step * TILE * width)
+        words = torch.empty((step, TILE, width // 4), dtype=torch.int32)
+        for tile in range(first, min(first + span, tiles), step):
+            lines = weight.packed[tile : tile + step].view(torch.int32).view(-1, width // 4, TILE)
+            part = words[: len(lines)].copy_(lines.transpose(1, 2)).view(torch.uint8).view(-1, width)
+            if weight.bits == 4:
+                part = nibbles.pairs(part)
+            target = rows[tile * TILE : (tile + step) * TILE]
+            target.copy_(part[: len(target), :stored])
+
+    in_threads(reorder, range(0, tiles, span))
 
     def untiled(values: Tensor) -> Tensor:
         return values.transpose(1, 2).flatten(0, 1)[: weight.out_features].contiguous()
@@ -174,6 +182,13 @@ def to_rows(weight: TiledWeight) -> QuantizedWeight:
         untiled(weight.scale),
         None if weight.zero is None else untiled(weight.zero),
     )
+
+
+def _steps(tiles: int, width: int) -> tuple[int, int]:
+    """How many tiles of rows of `width` bytes are reordered at a time, and how many by one thread."""
+    step = max(1, _AT_ONCE // (TILE * width))
+    share = -(-tiles // torch.get_num_threads())
+    return step, -(-share // step) * step
 
 
 def _padded(values: Tensor, rows: int, columns: int, value: int) -> Tensor:
@@ -210,12 +225,10 @@ class _Nibbles:
         """The inverse of `halves`."""
         size = rows.numel()
         codes, shifted, out = self._codes[:size], self._shifted[:size], self._bytes[:size]
-        low, both = (
-            rows.view(torch.int64).view(-1, self._half),
-            codes.view(torch.int64).view(-1, 2, self._half),
-        )
-        both[:, 0] = low
-        both[:, 1] = low >> 4
+        both = rows.view(torch.int64).view(-1, self._half)
+        apart = codes.view(torch.int64).view(-1, 2, self._half)
+        apart[:, 0] = both
+        apart[:, 1] = both >> 4
         codes &= 0x0F0F
         torch.bitwise_right_shift(codes, 4, out=shifted)
         codes |= shifted

@@ -64,6 +64,20 @@ def test_rows_come_back_to_the_bit(weight: QuantizedWeight) -> None:
     assert scale[1] > 1 or tiles.group_blocks == packed[1]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_large_matrices_are_cut_among_threads(bits: Literal[4, 8], threads: int) -> None:
+    weight = random_weight(bits, 64, 1501, 1090)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        tiles = to_tiles(weight)
+        assert same(to_rows(tiles), weight)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(tiles.packed[40:42], to_tiles(weight.rows(640, 672)).packed)
+
+
 @settings(max_examples=40, deadline=None)
 @given(weights, st.data())
 def test_any_rows_are_those_of_the_matrix(weight: QuantizedWeight, data: st.DataObject) -> None:
