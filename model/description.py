@@ -10,7 +10,7 @@ import torch
 from model import memory
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig, is_other_family, read_config
-from model.kernels.reference import Reference
+from model.kernels.choice import choose
 from model.kv_cache import Storage, choose_storage
 from model.language_model import choose_device, choose_dtype, unused_weights
 from model.loading import Reader, Recipe, estimate, open_source
@@ -35,7 +35,7 @@ def describe(
 ) -> Rows:
     """Rows of name and text; the memory is what loading it so would take. Raises ModelError like loading."""
     if is_other_family(path):
-        yield from _family(path)
+        yield from _family(path, choose_device(device), quantization)
     else:
         yield from _chatglm(path, choose_device(device), quantization, choose_storage(kv_cache, exact=False))
 
@@ -73,7 +73,7 @@ def _chatglm(path: Path, device: torch.device, quantization: Quantization, stora
     yield "context", f"{config.max_sequence_length:,} tokens"
     if config.pre_seq_len:
         yield "prefix", f"{config.pre_seq_len} tokens, prefix_projection {config.prefix_projection}"
-    yield "kernels", f"{Reference(dtype).name} (PyTorch {torch.__version__})"
+    yield from _kernels(device, dtype)
     plan = estimate(reader, dtype=dtype, storage=storage)
     for name, size in plan.parts():
         yield f"memory, {name}", size_text(size)
@@ -114,7 +114,12 @@ def _available(device: torch.device) -> tuple[str, str]:
     return f"memory, available on {device.type}", "unknown" if free is None else size_text(free)
 
 
-def _family(folder: Path) -> Rows:
+def _kernels(device: torch.device, dtype: torch.dtype) -> Rows:
+    yield "kernels", str(choose(device, dtype))
+    yield "PyTorch", torch.__version__
+
+
+def _family(folder: Path, device: torch.device, quantization: Quantization) -> Rows:
     from transformers import __version__
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -131,5 +136,7 @@ def _family(folder: Path) -> Rows:
     yield "class", f"{MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]} (transformers {__version__})"
     yield "files", _files(weight_files(folder))
     yield "tokenizer", tokenizer[0] if tokenizer else "missing: put tokenizer.json of the model here"
+    if quantization != "none":
+        yield from _kernels(device, torch.float32)
     yield "memory, weights as stored", size_text(size)
     yield _available(torch.device("cpu"))

@@ -20,7 +20,7 @@ from torch import Tensor
 from model import memory
 from model.config import read_config
 from model.family_folder import check_family, open_config, open_network, open_tokenizer, weight_bytes
-from model.kernels.reference import Reference
+from model.kernels.choice import choose
 from model.language_model import DType, choose_device, choose_dtype
 from model.memory import MemoryPlan
 from model.quantize import quantize_int4, quantize_int8
@@ -66,11 +66,13 @@ def load_family(
     plan = MemoryPlan(size, _kv_bytes(config, context), 0, context, "float32")
     memory.check(plan, torch.device("cpu"), file=folder)
     network = open_network(folder, dtype)
-    operations = Reference(torch.float32 if widened else network.dtype, exact=dtype == "float32")
+    kernels = "PyTorch"
     try:
         if quantization != "none":
+            choice = choose(place, torch.float32 if widened else network.dtype, exact=dtype == "float32")
             quantize = quantize_int8 if quantization == "int8" else quantize_int4
-            quantize_layers(network, quantize, operations, place)
+            quantize_layers(network, quantize, choice.operations, place)
+            kernels = str(choice)
         network.to(place, torch.float32 if widened else None)
     except torch.OutOfMemoryError:
         raise ModelError(
@@ -78,7 +80,8 @@ def load_family(
             file=folder,
             remedy="use int4, or model.device: cpu",
         ) from None
-    return TransformersModel(folder.resolve().name, tokenizer, network, max_context=max_context)
+    name = folder.resolve().name
+    return TransformersModel(name, tokenizer, network, max_context=max_context, kernels=kernels)
 
 
 def _context(config: Any, wanted: int | None) -> int:

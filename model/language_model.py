@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.chatglm import ChatGLM
 from model.config import ChatGLMConfig
-from model.kernels.reference import Reference
+from model.kernels.choice import choose
 from model.kv_cache import PAGE, KVCache, OutOfPages, choose_storage, page_count
 from model.loading import load_weights
 from model.packed import is_packed
@@ -61,7 +61,8 @@ def load(
     path = Path(path)
     chosen = choose_device(device)
     floats = choose_dtype(dtype, chosen)
-    operations = Reference(floats, exact=dtype == "float32")
+    choice = choose(chosen, floats, exact=dtype == "float32")
+    operations = choice.operations
     storage = choose_storage(kv_cache, exact=operations.exact)
     config, weights = load_weights(
         path,
@@ -76,7 +77,9 @@ def load(
         log.info("the packed file is used, not the published weights beside it", unused=unused[0].name)
     network, context = ChatGLM(config, weights, operations), max_context or config.max_sequence_length
     # the tokenizer is looked for later, when the working directory may be another
-    return LanguageModel(network, path.absolute(), max_context=context, kv_cache=kv_cache)
+    return LanguageModel(
+        network, path.absolute(), max_context=context, kv_cache=kv_cache, kernels=str(choice)
+    )
 
 
 def unused_weights(path: Path) -> tuple[Path, ...]:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import structlog
+import torch
 from typer.testing import CliRunner, Result
 
 from bot.cli import app
 from model.config import ChatGLMConfig
+from model.kernels.choice import choose
 from model.packed import Packed
 
 Glmbot = Callable[..., Result]
@@ -166,7 +168,8 @@ def test_info_tells_every_form(glmbot: Glmbot, form: str, told: str, scheme: str
     assert found["weights"].startswith(scheme)
     assert found["vocabulary"].partition(" rows, ")[2].startswith(generation)
     assert found["tokenizer"].startswith("ice_text.model, ")
-    assert found["kernels"].startswith("reference (PyTorch ")
+    assert found["kernels"] == str(choose(torch.device("cpu"), torch.float32))
+    assert found["PyTorch"] == torch.__version__
     assert {"memory, weights", "memory, total", "memory, available on cpu"} <= found.keys()
 
 
