@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long lint bench clean
+.PHONY: help setup run test test-long lint bench bench-model clean
 
 BIN := .venv/bin
 # Another interpreter: make setup PYTHON=/path/to/python3.12
@@ -23,6 +23,7 @@ help:
 	@echo "make test-long  the long tier: kills, soaks, fuzzing"
 	@echo "make lint       ruff, mypy --strict, import rules"
 	@echo "make bench      run the benchmarks; tables here, JSON in bench-results/"
+	@echo "make bench-model  the model alone, as a share of what this machine can do: minutes and 3.5 GB"
 	@echo "make setup      only fill .venv (ends with .venv/bin/glmbot)"
 	@echo "make clean      remove .venv, caches and results"
 
@@ -80,6 +81,11 @@ bench: setup
 	    $(BIN)/python "$$file" --json "bench-results/$$name.json" $(ARGS) || failed="$$failed $$name"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+bench-model: setup
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -c constraints.txt matplotlib
+	@mkdir -p bench-results
+	$(BIN)/glmbot model bench --json bench-results/model.json --plot bench-results/model.png $(ARGS)
 
 clean:
 	rm -f $(native)/*.so $(native)/*.dylib $(native)/*.dll $(native)/not_built.txt

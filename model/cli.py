@@ -1,4 +1,4 @@
-"""`glmbot model`: download, convert, describe and try out models for this process."""
+"""`glmbot model`: download, convert, describe, try out and measure models for this process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Download, convert, describe and try out models for this process.",
+    help="Download, convert, describe, try out and measure models for this process.",
     no_args_is_help=True,
 )
 Source = Annotated[Path, typer.Argument(help="A folder or file in any published form.", metavar="SOURCE")]
@@ -180,6 +180,59 @@ def make_random(
         make_random(path, size, form, seed, progress)
     written = sum(file.stat().st_size for file in path.iterdir())
     typer.echo(f"{path}: {size_text(written)}")
+
+
+@app.command()
+def bench(
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="A packed file or its folder (default: random weights of the true size)."),
+    ] = None,
+    device: Annotated[Literal["cpu"], typer.Option("--device", help="Where it runs.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=1024, help="Default: the cores there are.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures there.", metavar="FILE")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw a roofline there, a PNG.", metavar="FILE")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="4 layers, told as 28, measured less often: two minutes, 1 GB.")
+    ] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers/--no-peers", help="Measure llama.cpp and chatglm.cpp, too.")
+    ] = True,
+    peer_python: Annotated[
+        str,
+        typer.Option("--peer-python", help="The Python that has them (default: this one).", metavar="PATH"),
+    ] = sys.executable,
+) -> None:
+    """Measure this machine and the model on it: what share of the machine's limits it reaches.
+
+    Tokens a second of batches and of prompts, time to the first token, load, memory; beside llama.cpp and
+    chatglm.cpp where they are installed, with random weights of the same shapes in their own files. All such
+    files stay in ~/.cache/glmbot/bench for the next run, 3.5 GB each.
+    """
+    from model.bench.plot import check_plot
+    from model.bench.plot import plot as draw
+    from model.bench.run import Options, run
+
+    _log_to_stderr()
+    if plot is not None:
+        check_plot()
+    if threads is not None:
+        os.environ["GLMBOT_CPU_THREADS"] = str(threads)  # for the processes that it starts as well
+    options = Options(path, quick=quick, repeat=3 if quick else 5, peer_python=peer_python if peers else None)
+    with _console().status("Measuring") as status:
+        report = run(options, status.update)
+    for line in report.lines():
+        typer.echo(line)
+    if json is not None:
+        report.write(json)
+    if plot is not None:
+        draw(report, plot)
 
 
 @dataclass(frozen=True, slots=True)
