@@ -133,7 +133,7 @@ class ChatGLM:
             batch = KVBatch(caches, [len(context) for context in contexts])
             places = [(t, 0) for context in contexts for t in range(len(context))]
             ids = [token for context in contexts for token in context]
-            yield from self._layers(ids, places, self._context_attention(batch))
+            yield from self._layers(self.begin_with(ids), self.rotary(places), self._context_attention(batch))
             batch.commit()
 
     def extend(self, answers: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
@@ -153,7 +153,10 @@ class ChatGLM:
             for t in range(len(answer))
         ]
         ids = [token for answer in answers for token in answer]
-        hidden = _run(self._layers(ids, places, attend_pages))
+        a, tables = self.begin_with(ids), self.rotary(places)
+        hidden = operations.layers(a, self.weights, tables, batch, ALPHA, self.config.layernorm_epsilon)
+        if hidden is None:
+            hidden = _run(self._layers(a, tables, attend_pages))
         batch.commit()
         for answer, cache in zip(answers, caches, strict=True):
             cache.answered += len(answer)
@@ -190,7 +193,7 @@ class ChatGLM:
 
         places = [(t, 0) for t in range(context)]
         places += [(split.mask_position, t + 1) for t in range(len(split.answer))]
-        return self.head(_run(self._layers(ids, places, attend_all)))
+        return self.head(_run(self._layers(self.begin_with(ids), self.rotary(places), attend_all)))
 
     # -- layers -----------------------------------------------------------------------------
 
@@ -203,6 +206,10 @@ class ChatGLM:
             )
         where = torch.tensor(ids, dtype=torch.long, device=self.device)
         return self.operations.embed(where, self.weights.word_embeddings)
+
+    def begin_with(self, ids: Sequence[int]) -> Tensor:
+        """The first layer's normalised input, [tokens, hidden]. Raises as `embed`."""
+        return self.operations.norm(self.embed(ids), self._norm_before(0), self.config.layernorm_epsilon)
 
     def rotary(self, places: Sequence[Place]) -> Rotary:
         """The tables for every token."""
@@ -229,12 +236,8 @@ class ChatGLM:
         """Logits of normalised hidden states, float32; the output matrix is the embedding."""
         return self.operations.linear(hidden, self.weights.word_embeddings).float()
 
-    def _layers(
-        self, ids: Sequence[int], places: Sequence[Place], attend: Attend
-    ) -> Generator[None, None, Tensor]:
+    def _layers(self, a: Tensor, tables: Rotary, attend: Attend) -> Generator[None, None, Tensor]:
         """Yields after each layer; returns normalised hidden states, [tokens, hidden]."""
-        a = self.operations.norm(self.embed(ids), self._norm_before(0), self.config.layernorm_epsilon)
-        tables = self.rotary(places)
         for layer in range(self.config.num_layers):
             a = self.finish(layer, a, attend(layer, self.project(layer, a), tables))
             yield

@@ -60,8 +60,24 @@ class GlmPages(ctypes.Structure):
     )
 
 
+class GlmBlock(ctypes.Structure):
+    """`glm_block`: a layer's matrices, and addresses of the norms inside and after it."""
+
+    _fields_ = (
+        ("query_key_value", GlmMatrix),
+        ("dense", GlmMatrix),
+        ("dense_h_to_4h", GlmMatrix),
+        ("dense_4h_to_h", GlmMatrix),
+        ("norm_weight", c_void_p),
+        ("norm_bias", c_void_p),
+        ("next_weight", c_void_p),
+        ("next_bias", c_void_p),
+    )
+
+
 _MATRIX = POINTER(GlmMatrix)
 _PAGES = POINTER(GlmPages)
+_BLOCKS = POINTER(GlmBlock)
 _POOL = c_void_p
 _DATA = c_void_p  # the address of numbers: tensor.data_ptr()
 
@@ -89,6 +105,13 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "glm_context_attention": (
         None,
         (_POOL, _DATA, c_int64, _DATA, _DATA, c_int64, c_int32, c_int32, _DATA),
+    ),
+    "glm_layers": (
+        None,
+        (
+            *(_POOL, _BLOCKS, c_int32, _PAGES, _DATA, _DATA, c_int32, _DATA, _DATA, _DATA),
+            *(c_int64, c_float, c_float, c_int32, _DATA, c_int64, _DATA, _DATA),
+        ),
     ),
     "glm_probe_read": (c_double, (_POOL, _DATA, c_int64)),
     "glm_probe_dot": (c_double, (_POOL, c_int64, POINTER(c_int64))),

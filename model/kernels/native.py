@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ctypes import byref
+from ctypes import Array, byref
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from model.kernels.library import GlmMatrix, GlmPages, Library, Pool
+from model.kernels.library import GlmBlock, GlmMatrix, GlmPages, Library, Pool
 from model.kernels.reference import Reference
 from model.kv_cache import KVBatch, KVPages, Storage
 from model.tiles import TiledWeight, fits, to_tiles
-from model.weights import Matrix, Norm
+from model.weights import Matrix, Norm, Weights
 
 _EXACT, _GELU = 1, 2
 _STORAGES: dict[Storage, int] = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}
@@ -30,6 +30,7 @@ class Native:
         self._c = library.c
         self._reference = Reference(torch.float32, exact)
         self._described: WeakKeyDictionary[KVPages, GlmPages] = WeakKeyDictionary()
+        self._network: tuple[Weights, Array[GlmBlock] | None] | None = None
 
     @property
     def name(self) -> str:
@@ -127,6 +128,45 @@ class Native:
         )
         return out
 
+    def layers(
+        self,
+        a: Tensor,
+        weights: Weights,
+        rotary: tuple[Tensor, Tensor],
+        batch: KVBatch,
+        alpha: float,
+        epsilon: float,
+    ) -> Tensor | None:
+        """In one call where all matrices are in tiles: Python between them would cost some percent."""
+        blocks = self._blocks_of(weights)
+        if blocks is None:
+            return None
+        a, cos, sin = _floats(a), _floats(rotary[0]), _floats(rotary[1])
+        tokens, hidden = a.shape
+        inner = weights.blocks[0].dense_h_to_4h.bias.shape[0]
+        space, out = torch.empty(tokens * (3 * hidden + max(3 * hidden, inner))), torch.empty(tokens, hidden)
+        self._c.glm_layers(
+            self._pool.handle,
+            blocks,
+            len(blocks),
+            self._pages(batch.pages),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            cos.shape[1],
+            batch.slots.data_ptr(),
+            batch.tables.data_ptr(),
+            batch.sequences.data_ptr(),
+            len(batch.lengths),
+            alpha,
+            epsilon,
+            _EXACT if self.exact else 0,
+            a.data_ptr(),
+            tokens,
+            space.data_ptr(),
+            out.data_ptr(),
+        )
+        return out
+
     def _norm(self, x: Tensor, y: Tensor | None, alpha: float, norm: Norm, epsilon: float) -> Tensor:
         weight, bias = _floats(norm.weight), _floats(norm.bias)
         out = torch.empty(x.shape)
@@ -143,6 +183,12 @@ class Native:
             out.data_ptr(),
         )
         return out
+
+    def _blocks_of(self, weights: Weights) -> Array[GlmBlock] | None:
+        """What the library knows the layers by, made once; None where not all of them can be told."""
+        if self._network is None or self._network[0] is not weights:
+            self._network = weights, _describe_blocks(weights)
+        return self._network[1]
 
     def _pages(self, pages: KVPages) -> GlmPages:
         """What the library knows pages by; their memory never moves."""
@@ -181,3 +227,21 @@ def _describe(weight: TiledWeight, bias: Tensor | None) -> GlmMatrix:
         weight.out_features,
         weight.in_features,
     )
+
+
+def _describe_blocks(weights: Weights) -> Array[GlmBlock] | None:
+    """None where a matrix is not in tiles or a vector is not as the library reads it."""
+    described = []
+    following = [*(block.input_layernorm for block in weights.blocks[1:]), weights.final_layernorm]
+    for block, after in zip(weights.blocks, following, strict=True):
+        matrices = []
+        for linear in (block.query_key_value, block.dense, block.dense_h_to_4h, block.dense_4h_to_h):
+            if not isinstance(linear.weight, TiledWeight) or _floats(linear.bias) is not linear.bias:
+                return None
+            matrices.append(_describe(linear.weight, linear.bias))
+        norm = block.post_attention_layernorm
+        vectors = (norm.weight, norm.bias, after.weight, after.bias)
+        if any(_floats(vector) is not vector for vector in vectors):
+            return None
+        described.append(GlmBlock(*matrices, *(vector.data_ptr() for vector in vectors)))
+    return (GlmBlock * len(described))(*described)

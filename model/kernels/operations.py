@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.kv_cache import KVBatch, KVPages
-from model.weights import Matrix, Norm
+from model.weights import Matrix, Norm, Weights
 
 
 class Operations(Protocol):
@@ -76,5 +76,21 @@ class Operations(Protocol):
 
         query: [new, heads, head size], key and value: [all, heads, head size], those of a prefix in front;
         returns [new, heads * head size].
+        """
+        ...
+
+    def layers(
+        self,
+        a: Tensor,
+        weights: Weights,
+        rotary: tuple[Tensor, Tensor],
+        batch: KVBatch,
+        alpha: float,
+        epsilon: float,
+    ) -> Tensor | None:
+        """All layers over new tokens in one go; None where that is no faster than operation by operation.
+
+        a: [tokens, hidden], the first layer's normalised input; returns that of the head. Keys and values go
+        into the pages; attention is that to pages.
         """
         ...

@@ -79,6 +79,9 @@ class Reference:
         """Everything sees everything."""
         return attend(query, key.transpose(0, 1), value.transpose(0, 1))
 
+    def layers(self, *_: object) -> None:
+        """One operation after another."""
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for one sequence: q [new, heads, d], k and v [heads, all, d].

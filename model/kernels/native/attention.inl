@@ -170,11 +170,12 @@ GLM_TARGET static void attend_as(const Layer& layer, const int32_t* table, int t
     }
     Floats exponentials = fill(0.0f);
     const auto at = [&](int64_t row) { return layer.data + row * row_bytes; };
+    const int64_t following = layer.rows(table[0], 0, head + 1 < layer.heads ? head + 1 : head);  // most likely
     int64_t keys = layer.rows(table[0], 0, head);
     for (int t = 0; t < tokens; t += PAGE) {
         const int count = tokens - t < PAGE ? tokens - t : PAGE;
         const int64_t values = keys + layer.heads * PAGE;
-        const int64_t next = tokens - t > PAGE ? layer.rows(table[t / PAGE + 1], 0, head) : keys;
+        const int64_t next = tokens - t > PAGE ? layer.rows(table[t / PAGE + 1], 0, head) : following;
         Floats x = scores<S>(at(keys), row_bytes, count, q, {at(values), at(next)});
         if (layer.scale) x = mul(x, load_halves(layer.scale + keys));
         if (layer.zero) x = fma(load_halves(layer.zero + keys), fill(total), x);

@@ -118,6 +118,29 @@ GLM_API void glm_context_attention(glm_pool*, const float* query, int64_t querie
                                    const float* value, int64_t tokens, int32_t heads, int32_t head_size, float* out);
 
 
+/* -- layers ------------------------------------------------------------------------------------ */
+
+/* One layer: a -> m = LayerNorm(alpha a + dense(attention(a))) -> LayerNorm'(alpha m + mlp(m)), of which the last
+ * norm belongs to what comes next. norm and next: [hidden]. */
+typedef struct {
+    glm_matrix query_key_value;
+    glm_matrix dense;
+    glm_matrix dense_h_to_4h;
+    glm_matrix dense_4h_to_h;
+    const float* norm_weight;
+    const float* norm_bias;
+    const float* next_weight;
+    const float* next_bias;
+} glm_block;
+
+/* glm_linear, glm_rope_kv, glm_attention ... of all layers, one after another: what a caller would lose between
+ * them is a few percent of the time of a token. a and out: [tokens, hidden], space: tokens * (3 hidden + the
+ * larger of 3 hidden and the MLP's width); flags: GLM_EXACT or 0. */
+GLM_API void glm_layers(glm_pool*, const glm_block*, int32_t layers, const glm_pages*, const float* cos,
+                        const float* sin, int32_t axes, const int64_t* slots, const int32_t* tables,
+                        const int32_t* sequences, int64_t count, float alpha, float epsilon, int32_t flags,
+                        const float* a, int64_t tokens, float* space, float* out);
+
 /* -- probes ------------------------------------------------------------------------------------ */
 
 /* Seconds of one sequential read of memory by all threads. */

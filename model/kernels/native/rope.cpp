@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int64_t HEADS = 128;  // of any tokens, that are worth another thread
+constexpr int64_t HEADS = 16;  // of any tokens, that are worth another thread
 
 }  // namespace
 

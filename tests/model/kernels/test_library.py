@@ -21,6 +21,7 @@ from model.kernels.library import (
     FUNCTIONS,
     ISA_VARIABLE,
     THREADS_VARIABLE,
+    GlmBlock,
     GlmMatrix,
     GlmPages,
     Library,
@@ -33,7 +34,11 @@ from model.kernels.library import (
 from model.types import ModelError
 
 HEADER = re.sub(r"/\*.*?\*/", "", FILE.with_name("glm_cpu.h").read_text(encoding="utf-8"), flags=re.DOTALL)
-STRUCTURES: dict[str, type[ctypes.Structure]] = {"glm_matrix": GlmMatrix, "glm_pages": GlmPages}
+STRUCTURES: dict[str, type[ctypes.Structure]] = {
+    "glm_matrix": GlmMatrix,
+    "glm_pages": GlmPages,
+    "glm_block": GlmBlock,
+}
 SCALARS = {
     "int32_t": ctypes.c_int32,
     "int64_t": ctypes.c_int64,
@@ -47,7 +52,7 @@ def as_ctypes(declared: str) -> object:
     """What ctypes calls a type of the header; a parameter's name may follow it."""
     kind = declared.replace("const ", "").strip()
     if "*" not in kind:
-        return SCALARS[kind.split()[0]]
+        return (SCALARS | STRUCTURES)[kind.split()[0]]
     pointed = kind.partition("*")[0].strip()
     if pointed in STRUCTURES:
         return ctypes.POINTER(STRUCTURES[pointed])

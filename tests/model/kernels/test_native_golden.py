@@ -107,3 +107,13 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(load: Load) -> None:
         cache = KVCache(pages)
         network.begin([prompt], [cache])
         assert network.decode([token], [cache])[0].equal(together[number])
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_all_layers_at_once_give_what_one_operation_after_another_does(
+    load: Load, monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    network = load("model", exact=exact, quantization="int4")
+    together = answer(network, CASES, "gmask_prefilled", "float16")
+    monkeypatch.setattr(Native, "layers", lambda *_: None)
+    assert answer(network, CASES, "gmask_prefilled", "float16").equal(together)
