@@ -1,7 +1,7 @@
 // The inner functions of one instruction set. Everything above them (threads, blocking, bias) is common code.
 //
 // A linear_<isa>.cpp defines GLM_TARGET, the attribute of each of its functions, and includes in a namespace
-// of its own: lanes_<isa>.inl (16 floats or int32 at a time, the height of a tile), then the *_rows.inl written
+// of its own: lanes_<isa>.inl (16 floats or int32 at a time, the height of a tile), then the other *.inl written
 // on those lanes, which are the same for every instruction set; integer dot products it has itself.
 //
 // All of them do the same floating-point operations in the same order, so that their results are the same bits.
@@ -18,7 +18,7 @@ constexpr int TILE = 16;
 constexpr int ROWS = 16;  // of x that `multiply` takes at most
 
 // R rows of x as int8, x = code * scale with a scale for each block of columns. Four codes of a row stand
-// together, then the same columns of the next row: a register of the panel meets one address after another.
+// together, then the same columns of the next row: the products of a line of weights read x in one stream.
 struct Quantized {
     const int8_t* codes;   // [blocks * block / 4, R, 4], the last block padded with 0
     const float* scale;    // [blocks, R]; NaN where the block of x is not finite
@@ -30,7 +30,7 @@ struct Quantized {
 };
 
 // Integer products are exact inside a block; at its end, with s its integer sum without zero-points:
-// acc = fma(fma(zero / 8, start, s) * weight_scale, activation_scale, acc), blocks in ascending order.
+// acc = fma(fma(zero / 8, start, s) * weight_scale, activation_scale, acc), blocks in ascending order; INT8: / 128.
 struct Kernels {
     const char* name;
 
