@@ -62,7 +62,7 @@ typedef struct {
 #define GLM_GELU 2  /* tanh-GELU of the result */
 
 /* y [rows, out] = x [rows, in] W^T + bias. Row i of y depends on row i of x only, to the bit. A row of x that
- * is not finite gives a row of NaN. x and y do not overlap. */
+ * is not finite gives a row of NaN (GLM_EXACT: what IEEE 754 says). x and y do not overlap. */
 GLM_API void glm_linear(glm_pool*, const glm_matrix*, const float* x, int64_t rows, float* y, int32_t flags);
 
 /* Rows `ids` of a matrix as floats, y [rows, in]; an id that is none gives NaN. */
