@@ -2,8 +2,11 @@
 # docker build -t glmbot --build-arg EXTRAS=model . with torch and transformers as well
 FROM python:3.12-slim AS build
 ARG EXTRAS=""
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends g++ \
+ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY bot ./bot
 COPY plugins ./plugins
 COPY model ./model

@@ -1,9 +1,9 @@
 # make run and make test are all a fresh clone needs. Every target begins with `setup`, which fills .venv
-# once and again only when pyproject.toml or constraints.txt change.
+# once and again only when pyproject.toml, constraints.txt or the sources of the native library change.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long lint bench clean
+.PHONY: help setup run test test-long lint bench bench-model clean
 
 BIN := .venv/bin
 # Another interpreter: make setup PYTHON=/path/to/python3.12
@@ -11,7 +11,9 @@ PYTHON ?=
 # Arguments for glmbot run, pytest and the benchmarks: make test ARGS="-k telegram"
 ARGS ?=
 
-inputs := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+native := model/kernels/native
+sources := $(sort $(wildcard $(addprefix $(native)/*.,cpp hpp h inl)))
+inputs := $(shell cat pyproject.toml constraints.txt setup.py $(sources) | cksum | tr ' ' '-')
 here := $(shell pwd | cksum | tr ' ' '-')
 stamp := .venv/.setup-$(inputs)-$(here)
 
@@ -21,6 +23,7 @@ help:
 	@echo "make test-long  the long tier: kills, soaks, fuzzing"
 	@echo "make lint       ruff, mypy --strict, import rules"
 	@echo "make bench      run the benchmarks; tables here, JSON in bench-results/"
+	@echo "make bench-model  the model alone, as a share of what this machine can do: minutes and 3.5 GB"
 	@echo "make setup      only fill .venv (ends with .venv/bin/glmbot)"
 	@echo "make clean      remove .venv, caches and results"
 
@@ -48,6 +51,9 @@ $(stamp):
 	rm -rf *.egg-info; \
 	$(BIN)/python -m pip install -c constraints.txt -e ".[model,dev,test]"; \
 	$(BIN)/glmbot --help >/dev/null; \
+	if [ -f $(native)/not_built.txt ]; then \
+	    echo "Warning: no native CPU library, models run slower: $$(cat $(native)/not_built.txt)" >&2; \
+	fi; \
 	rm -f .venv/.setup-*; \
 	touch $@; \
 	echo "Ready: $(BIN)/glmbot"
@@ -76,6 +82,12 @@ bench: setup
 	done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
+bench-model: setup
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -c constraints.txt matplotlib
+	@mkdir -p bench-results
+	$(BIN)/glmbot model bench --json bench-results/model.json --plot bench-results/model.png $(ARGS)
+
 clean:
+	rm -f $(native)/*.so $(native)/*.dylib $(native)/*.dll $(native)/not_built.txt
 	rm -rf .venv build dist *.egg-info bench-results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find bot plugins model tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -37,7 +37,7 @@ from bot.store.inbox import Inbox
 from bot.store.migrations import upgrade
 from bot.store.outbox import OutboxTable
 from bot.watchdog import LoopWatchdog
-from model.types import ChatModel
+from model.types import ChatModel, InProcess
 
 log = structlog.get_logger(__name__)
 DRAIN_SECONDS = 25.0
@@ -258,7 +258,8 @@ class App:
 
     def _model_state(self) -> dict[str, str]:
         if self.model is not None:
-            return {"state": "ok", "name": self.model.name}
+            kernels = {"kernels": self.model.kernels} if isinstance(self.model, InProcess) else {}
+            return {"state": "ok", "name": self.model.name, **kernels}
         if self._loading:
             return {"state": "loading"}
         if self._model_problem:

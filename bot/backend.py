@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 import structlog
 
 from bot.config import LoadedConfig
-from model.types import ChatModel
+from model.types import ChatModel, InProcess
 
 log = structlog.get_logger(__name__)
 GROUP = "glmbot.models"
@@ -34,7 +34,9 @@ def load_model(loaded: LoadedConfig) -> ChatModel | None:
     model: ChatModel = point.load()(settings)
     took = time.monotonic() - began
     hint = {"hint": "weights that are not packed load faster once converted: glmbot model convert"}
-    log.info("model loaded", name=model.name, seconds=round(took, 1), **(hint if took > SLOW_LOADING else {}))
+    kernels = {"kernels": model.kernels} if isinstance(model, InProcess) else {}
+    more = kernels | (hint if took > SLOW_LOADING else {})
+    log.info("model loaded", name=model.name, seconds=round(took, 1), **more)
     return model
 
 
@@ -77,13 +79,8 @@ def examine_model(loaded: LoadedConfig) -> list[str]:
 
 def _backend(loaded: LoadedConfig) -> EntryPoint | None:
     settings = loaded.config.model
-    if settings.backend == "local":
-        if settings.path is None:
-            return None
-        if settings.kv_cache in ("int8", "int4"):
-            raise loaded.error(
-                ("model", "kv_cache"), f"{settings.kv_cache} comes with a later release", "use auto or fp16"
-            )
+    if settings.backend == "local" and settings.path is None:
+        return None
     points = [point for point in entry_points(group=GROUP) if point.name == settings.backend]
     if not points:
         raise loaded.error(

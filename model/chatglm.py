@@ -10,22 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from model import kernels
 from model.config import ChatGLMConfig
-from model.kv_cache import KVCache
+from model.kernels import rotary
+from model.kernels.operations import Operations
+from model.kernels.reference import attend
+from model.kv_cache import KVBatch, KVCache, KVPages, Storage
 from model.prefix import Prefix
 from model.types import ModelError
-from model.weights import Block, Norm, Weights
+from model.weights import Block, Linear, Norm, Weights
 
 ALPHA = math.sqrt(2 * 28)
 """Weight of the residual; the published blocks never learn how many layers there are."""
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, query, key, value), each [tokens, heads, head size] and rotated, to the context of that shape."""
+Place: TypeAlias = tuple[int, int]
+"""(position, block position) of a token."""
+Rotary: TypeAlias = tuple[Tensor, Tensor]
+"""Their cosines and sines (`kernels.rotary.tables`)."""
+Attend: TypeAlias = Callable[[int, Tensor, Rotary], Tensor]
+"""(layer, qkv [tokens, 3 * hidden], rotary) to the context [tokens, hidden]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +45,29 @@ class Split:
 
 
 class ChatGLM:
-    """The network over given weights; `dtype` is that of the activations and of the KV cache."""
+    """The network over given weights, which `operations` can read."""
 
     def __init__(
         self,
         config: ChatGLMConfig,
         weights: Weights,
+        operations: Operations,
         *,
-        dtype: torch.dtype = torch.float32,
         rotary_dtype: torch.dtype = torch.float32,
     ) -> None:
         """`rotary_dtype`: float16 repeats the tables of the published model on a GPU."""
         self.config = config
         self.weights = weights
-        self.dtype = dtype
+        self.operations = operations
         self.device = weights.final_layernorm.weight.device
         self._rotary_dtype = rotary_dtype
         axes = 2 if config.position_encoding_2d else 1
-        self._frequencies = kernels.rotary_frequencies(config.head_size // axes, self.device)
+        self._frequencies = rotary.frequencies(config.head_size // axes, self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations."""
+        return self.operations.dtype
 
     # -- sequences --------------------------------------------------------------------------
 
@@ -74,18 +86,29 @@ class ChatGLM:
             remedy="end the prompt with both; `model.prompt.build_inputs` does",
         )
 
-    def new_cache(self, prefix: Prefix | None = None, *, room: int = 64) -> KVCache:
-        """A cache for a sequence of about `room` tokens, which a prefix begins (its keys are not rotated)."""
+    def new_pages(self, count: int, storage: Storage) -> KVPages:
+        """A pool of pages for sequences of this network."""
         config = self.config
-        if prefix is not None:
-            self._check(prefix)
-            room += prefix.length
-        cache = KVCache(
-            config.num_layers, room, config.num_attention_heads, config.head_size, self.dtype, self.device
+        return KVPages(
+            count,
+            layers=config.num_layers,
+            heads=config.num_attention_heads,
+            head_size=config.head_size,
+            storage=storage,
+            device=self.device,
         )
-        if prefix is not None:
-            for layer, (key, value) in enumerate(prefix.values.detach()):
-                cache.append(layer, key, value)
+
+    def prefix_cache(self, prefix: Prefix, pages: KVPages) -> KVCache:
+        """A cache that holds a prefix (whose keys are not rotated); sequences with that prefix fork it.
+
+        Raises OutOfPages.
+        """
+        self._check(prefix)
+        cache = KVCache(pages)
+        batch = KVBatch([cache], [prefix.length])
+        for layer, (key, value) in enumerate(prefix.values.detach()):
+            pages.write(layer, batch.slots, key, value)
+        batch.commit()
         return cache
 
     # -- passes -----------------------------------------------------------------------------
@@ -97,7 +120,7 @@ class ChatGLM:
         return self.extend([split.answer for split in splits], caches)
 
     def prefill(self, splits: Sequence[Split], caches: Sequence[KVCache]) -> None:
-        """Read the contexts into their caches; there are no logits yet."""
+        """Read the contexts into their caches; there are no logits yet. Raises OutOfPages."""
         for _ in self.prefill_by_layer(splits, caches):
             pass
 
@@ -106,18 +129,38 @@ class ChatGLM:
         for split, cache in zip(splits, caches, strict=True):
             cache.mask_position, cache.answered = split.mask_position, 0
         contexts = [split.context for split in splits]
-        positions = [[(t, 0) for t in range(len(context))] for context in contexts]
         if any(contexts):
-            yield from self._layers(contexts, positions, self._into(caches, contexts, causal=False))
+            batch = KVBatch(caches, [len(context) for context in contexts])
+            places = [(t, 0) for context in contexts for t in range(len(context))]
+            ids = [token for context in contexts for token in context]
+            yield from self._layers(self.begin_with(ids), self.rotary(places), self._context_attention(batch))
+            batch.commit()
 
     def extend(self, answers: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
-        """Read some tokens of each answer; returns the logits after each one's last token, [batch, vocab]."""
-        positions = []
+        """Read some tokens of each answer; returns the logits after each one's last token, [batch, vocab].
+
+        Raises OutOfPages.
+        """
+        operations, batch = self.operations, KVBatch(caches, [len(answer) for answer in answers])
+
+        def attend_pages(layer: int, qkv: Tensor, rotary: Rotary) -> Tensor:
+            query, _, _ = operations.rope_kv(qkv, *rotary, batch.pages, batch.slots, layer)
+            return operations.attention(query, batch, layer)
+
+        places = [
+            (cache.mask_position, cache.answered + t + 1)
+            for answer, cache in zip(answers, caches, strict=True)
+            for t in range(len(answer))
+        ]
+        ids = [token for answer in answers for token in answer]
+        a, tables = self.begin_with(ids), self.rotary(places)
+        hidden = operations.layers(a, self.weights, tables, batch, ALPHA, self.config.layernorm_epsilon)
+        if hidden is None:
+            hidden = _run(self._layers(a, tables, attend_pages))
+        batch.commit()
         for answer, cache in zip(answers, caches, strict=True):
-            begin, cache.answered = cache.answered + 1, cache.answered + len(answer)
-            positions.append([(cache.mask_position, begin + t) for t in range(len(answer))])
-        hidden = _run(self._layers(answers, positions, self._into(caches, answers, causal=True)))
-        last = torch.tensor([len(answer) for answer in answers], device=self.device).cumsum(0) - 1
+            cache.answered += len(answer)
+        last = torch.tensor(batch.lengths, device=self.device).cumsum(0) - 1
         return self.head(hidden[last])
 
     def decode(self, tokens: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
@@ -127,45 +170,32 @@ class ChatGLM:
     def logits(self, ids: Sequence[int], prefix: Prefix | None = None) -> Tensor:
         """Logits after every token as one exact pass gives them, float32 [tokens, vocab].
 
-        Differentiable with regard to `prefix.values`.
+        Needs no pages. Differentiable with regard to `prefix.values` where the operations are.
         """
         split = self.split(ids)
         context = len(split.context)
         if prefix is not None:
             self._check(prefix)
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend_all(layer: int, qkv: Tensor, tables: Rotary) -> Tensor:
+            query, key, value = rotary.split_and_rotate(qkv, self.config.num_attention_heads, *tables)
             if prefix is not None:
                 key = torch.cat((prefix.values[layer, 0], key))
                 value = torch.cat((prefix.values[layer, 1], value))
-            seen = len(key) - len(split.answer)
+            key, value = key.transpose(0, 1), value.transpose(0, 1)
+            seen = key.shape[1] - len(split.answer)
             return torch.cat(
                 (
-                    kernels.attention(query[:context], key[:seen], value[:seen]),
-                    kernels.attention(query[context:], key, value, causal=True),
+                    attend(query[:context], key[:, :seen], value[:, :seen]),
+                    attend(query[context:], key, value, causal=True),
                 )
             )
 
-        positions = [(t, 0) for t in range(context)]
-        positions += [(split.mask_position, t + 1) for t in range(len(split.answer))]
-        return self.head(_run(self._layers([ids], [positions], attend)))
+        places = [(t, 0) for t in range(context)]
+        places += [(split.mask_position, t + 1) for t in range(len(split.answer))]
+        return self.head(_run(self._layers(self.begin_with(ids), self.rotary(places), attend_all)))
 
     # -- layers -----------------------------------------------------------------------------
-
-    def block(self, layer: int, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        """One layer over x [tokens, hidden]; residuals start from the normalised input."""
-        block: Block = self.weights.blocks[layer]
-        a = self._norm(x, block.input_layernorm)
-        qkv = kernels.linear(a, block.query_key_value.weight, block.query_key_value.bias)
-        heads = self.config.num_attention_heads
-        query, key, value = qkv.view(len(x), heads, 3, self.config.head_size).unbind(2)
-        context = attend(layer, kernels.rotate(query, *rotary), kernels.rotate(key, *rotary), value)
-        c = kernels.linear(context.flatten(1), block.dense.weight, block.dense.bias)
-        m = self._norm(kernels.residual(a, c, ALPHA), block.post_attention_layernorm)
-        inner = kernels.gelu(kernels.linear(m, block.dense_h_to_4h.weight, block.dense_h_to_4h.bias))
-        return kernels.residual(
-            m, kernels.linear(inner, block.dense_4h_to_h.weight, block.dense_4h_to_h.bias), ALPHA
-        )
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """[tokens, hidden]. Raises ModelError for an id outside the vocabulary."""
@@ -174,48 +204,74 @@ class ChatGLM:
                 f"an id lies outside the vocabulary of {self.config.vocab_size}",
                 remedy="use the tokenizer that came with the weights",
             )
-        table = self.weights.word_embeddings
-        return kernels.embed(torch.tensor(ids, dtype=torch.long, device=self.device), table, self.dtype)
+        where = torch.tensor(ids, dtype=torch.long, device=self.device)
+        return self.operations.embed(where, self.weights.word_embeddings)
 
-    def rotary(self, positions: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """The tables for (position, block position) of every token."""
-        where = torch.tensor(positions, dtype=torch.long, device=self.device)
+    def begin_with(self, ids: Sequence[int]) -> Tensor:
+        """The first layer's normalised input, [tokens, hidden]. Raises as `embed`."""
+        return self.operations.norm(self.embed(ids), self._norm_before(0), self.config.layernorm_epsilon)
+
+    def rotary(self, places: Sequence[Place]) -> Rotary:
+        """The tables for every token."""
+        where = torch.tensor(places, dtype=torch.long, device=self.device)
         if not self.config.position_encoding_2d:
             where = where[:, :1]
-        return kernels.rotary_tables(where, self._frequencies, self._rotary_dtype)
+        return rotary.tables(where, self._frequencies, self._rotary_dtype)
+
+    def project(self, layer: int, a: Tensor) -> Tensor:
+        """Queries, keys and values of a layer, [tokens, 3 * hidden], from its normalised input."""
+        return self._linear(a, self.weights.blocks[layer].query_key_value)
+
+    def finish(self, layer: int, a: Tensor, context: Tensor) -> Tensor:
+        """The rest of a layer after attention; returns the next one's normalised input, [tokens, hidden].
+
+        Residuals start from the normalised input. Like `project` it works on rows, any slice of them.
+        """
+        block: Block = self.weights.blocks[layer]
+        m = self._residual_norm(a, self._linear(context, block.dense), block.post_attention_layernorm)
+        inner = self._linear(m, block.dense_h_to_4h, gelu=True)
+        return self._residual_norm(m, self._linear(inner, block.dense_4h_to_h), self._norm_before(layer + 1))
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of normalised hidden states, float32; the output matrix is the embedding."""
-        return kernels.linear(hidden, self.weights.word_embeddings).float()
+        return self.operations.linear(hidden, self.weights.word_embeddings).float()
 
-    def _layers(
-        self,
-        sequences: Sequence[Sequence[int]],
-        positions: Sequence[Sequence[tuple[int, int]]],
-        attend: Attend,
-    ) -> Generator[None, None, Tensor]:
-        """Yields after each layer; returns normalised hidden states of all sequences, [tokens, hidden]."""
-        x = self.embed([token for sequence in sequences for token in sequence])
-        rotary = self.rotary([place for places in positions for place in places])
+    def _layers(self, a: Tensor, tables: Rotary, attend: Attend) -> Generator[None, None, Tensor]:
+        """Yields after each layer; returns normalised hidden states, [tokens, hidden]."""
         for layer in range(self.config.num_layers):
-            x = self.block(layer, x, rotary, attend)
+            a = self.finish(layer, a, attend(layer, self.project(layer, a), tables))
             yield
-        return self._norm(x, self.weights.final_layernorm)
+        return a
 
-    def _into(self, caches: Sequence[KVCache], sequences: Sequence[Sequence[int]], *, causal: bool) -> Attend:
-        """Attention of every sequence to its own cache, which its keys and values go into first."""
-        lengths = [len(sequence) for sequence in sequences]
+    def _context_attention(self, batch: KVBatch) -> Attend:
+        """Every context to itself as a whole and to the prefix that is in its cache already."""
+        operations, pages = self.operations, batch.pages
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            parts = (torch.split(tensor, lengths) for tensor in (query, key, value))
-            return torch.cat(
-                [
-                    kernels.attention(q, *cache.append(layer, k, v), causal=causal and len(q) > 1)
-                    for cache, q, k, v in zip(caches, *parts, strict=True)
-                ]
-            )
+        def attend_contexts(layer: int, qkv: Tensor, tables: Rotary) -> Tensor:
+            rotated = operations.rope_kv(qkv, *tables, pages, batch.slots, layer)
+            parts = (torch.split(tensor, batch.lengths) for tensor in rotated)
+            contexts = []
+            for cache, query, key, value in zip(batch.caches, *parts, strict=True):
+                if cache.length:
+                    before = pages.read(layer, cache.indices, cache.length, self.dtype)
+                    key = torch.cat((before[0].transpose(0, 1), key))
+                    value = torch.cat((before[1].transpose(0, 1), value))
+                if len(query):
+                    contexts.append(operations.context_attention(query, key, value))
+            return torch.cat(contexts)
 
-        return attend
+        return attend_contexts
+
+    def _norm_before(self, layer: int) -> Norm:
+        """What normalises the input of a layer; after the last one, that of the head."""
+        blocks = self.weights.blocks
+        return blocks[layer].input_layernorm if layer < len(blocks) else self.weights.final_layernorm
+
+    def _linear(self, x: Tensor, linear: Linear, *, gelu: bool = False) -> Tensor:
+        return self.operations.linear(x, linear.weight, linear.bias, gelu=gelu)
+
+    def _residual_norm(self, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
+        return self.operations.residual_norm(x, y, ALPHA, norm, self.config.layernorm_epsilon)
 
     def _check(self, prefix: Prefix) -> None:
         config, shape = self.config, tuple(prefix.values.shape)
@@ -225,9 +281,6 @@ class ChatGLM:
                 f"a prefix of the shape {list(shape)} does not fit this model, which wants {list(wanted)}",
                 remedy="load it by `model.load_prefix` for this very model",
             )
-
-    def _norm(self, x: Tensor, norm: Norm) -> Tensor:
-        return kernels.layer_norm(x, norm.weight, norm.bias, self.config.layernorm_epsilon)
 
 
 def _run(layers: Generator[None, None, Tensor]) -> Tensor:

@@ -137,11 +137,7 @@ class Checkpoint:
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of the weights and of config.json."""
-        digest = hashlib.sha256()
-        for file in (self.folder / CONFIG_NAME, *self.files):
-            status = file.stat()
-            digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        return fingerprint(self.folder / CONFIG_NAME, *self.files)
 
     def find(self, name: str) -> TensorInfo | None:
         """What the files say of any of their tensors; None if none has it."""
@@ -157,6 +153,15 @@ class Checkpoint:
         holder = self._file_of.get(name)
         place = holder.path if holder else self.files[0] if len(self.files) == 1 else self.folder
         return ModelError(problem, file=place, tensor=name, remedy=remedy)
+
+
+def fingerprint(*files: Path) -> str:
+    """Changes when a file does: of names, sizes and times."""
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path, prefix: str = PREFIX) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""`glmbot model`: download, convert, describe and try out models for this process."""
+"""`glmbot model`: download, convert, describe, try out and measure models for this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from model.sizes import Progress, size_text
-from model.types import Device, GenerationParams, ModelError, Quantization
+from model.types import Device, GenerationParams, KVType, ModelError, Quantization
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +40,7 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Download, convert, describe and try out models for this process.",
+    help="Download, convert, describe, try out and measure models for this process.",
     no_args_is_help=True,
 )
 Source = Annotated[Path, typer.Argument(help="A folder or file in any published form.", metavar="SOURCE")]
@@ -54,11 +54,16 @@ Head = Annotated[
     Literal["auto", "int8", "float16"],
     typer.Option("--head", help="Of the embedding, which is the output matrix too. auto: int8 if quantised."),
 ]
+LayoutOption = Annotated[
+    Literal["auto", "rows", "tiles16"],
+    typer.Option("--layout", help="Order of integers: tiles16 for CPUs, rows. auto: as this machine reads."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the target.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where it runs.")]
 QuantizationOption = Annotated[
     Quantization, typer.Option("--quantization", help="Of float weights; integers stay as they are stored.")
 ]
+KVOption = Annotated[KVType, typer.Option("--kv-cache", help="How keys and values are stored. auto: fp16.")]
 
 
 @app.command()
@@ -92,15 +97,17 @@ def convert(
     no_search: NoSearch = False,
     hqq: Hqq = False,
     head: Head = "auto",
+    layout: LayoutOption = "auto",
     force: Force = False,
 ) -> None:
     """Write weights in any published form as one packed file, which loads at once.
 
     Floats are quantised, or with --quantization none kept in the type they have; published integers are kept
-    to the bit. Run it again to go on where it was cut off.
+    to the bit. A packed file can be brought into another layout, without loss. Run it again to go on where it
+    was cut off.
     """
     options = {"group_size": group_size, "search": not no_search, "hqq": hqq, "head": head, "force": force}
-    _write_packed(source, target, quantization=quantization, **options)
+    _write_packed(source, target, quantization=quantization, layout=layout, **options)
 
 
 @app.command()
@@ -139,6 +146,7 @@ def info(
     path: Annotated[Path, typer.Argument(help="A folder or file of any model.", metavar="PATH")],
     device: DeviceOption = "auto",
     quantization: QuantizationOption = "int4",
+    kv_cache: KVOption = "auto",
 ) -> None:
     """Tell form, sizes, vocabulary, tokenizer, quantisation and the memory needed; reads no weights.
 
@@ -146,7 +154,7 @@ def info(
     """
     from model.description import describe
 
-    rows = list(describe(path, device=device, quantization=quantization))
+    rows = list(describe(path, device=device, quantization=quantization, kv_cache=kv_cache))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         typer.echo(f"{name:<{width}}  {text}")
@@ -174,6 +182,59 @@ def make_random(
     typer.echo(f"{path}: {size_text(written)}")
 
 
+@app.command()
+def bench(
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="A packed file or its folder (default: random weights of the true size)."),
+    ] = None,
+    device: Annotated[Literal["cpu"], typer.Option("--device", help="Where it runs.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=1024, help="Default: the cores there are.")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures there.", metavar="FILE")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw a roofline there, a PNG.", metavar="FILE")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="4 layers, told as 28, measured less often: two minutes, 1 GB.")
+    ] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers/--no-peers", help="Measure llama.cpp and chatglm.cpp, too.")
+    ] = True,
+    peer_python: Annotated[
+        str,
+        typer.Option("--peer-python", help="The Python that has them (default: this one).", metavar="PATH"),
+    ] = sys.executable,
+) -> None:
+    """Measure this machine and the model on it: what share of the machine's limits it reaches.
+
+    Tokens a second of batches and of prompts, time to the first token, load, memory; beside llama.cpp and
+    chatglm.cpp where they are installed, with random weights of the same shapes in their own files. All such
+    files stay in ~/.cache/glmbot/bench for the next run, 3.5 GB each.
+    """
+    from model.bench.plot import check_plot
+    from model.bench.plot import plot as draw
+    from model.bench.run import Options, run
+
+    _log_to_stderr()
+    if plot is not None:
+        check_plot()
+    if threads is not None:
+        os.environ["GLMBOT_CPU_THREADS"] = str(threads)  # for the processes that it starts as well
+    options = Options(path, quick=quick, repeat=3 if quick else 5, peer_python=peer_python if peers else None)
+    with _console().status("Measuring") as status:
+        report = run(options, status.update)
+    for line in report.lines():
+        typer.echo(line)
+    if json is not None:
+        report.write(json)
+    if plot is not None:
+        draw(report, plot)
+
+
 @dataclass(frozen=True, slots=True)
 class _Settings:
     """The options of `chat` as the model section of config.yaml has them."""
@@ -181,6 +242,7 @@ class _Settings:
     path: Path | None
     device: Device
     quantization: Quantization
+    kv_cache: KVType
     max_context: int
     max_new_tokens: int
     prefixes: dict[str, Path] = field(default_factory=dict)
@@ -191,6 +253,7 @@ def chat(
     path: Annotated[Path, typer.Argument(help="A folder or file of any model.", metavar="PATH")],
     device: DeviceOption = "auto",
     quantization: QuantizationOption = "int4",
+    kv_cache: KVOption = "auto",
     prefix: Annotated[Path | None, typer.Option("--prefix", help="A P-Tuning v2 checkpoint.")] = None,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0.0, help="0: always the likeliest.")
@@ -218,8 +281,9 @@ def chat(
     max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
     prefixes = {} if prefix is None else {"chat": prefix}
     began = monotonic()
+    settings = _Settings(path, device, quantization, kv_cache, max_context, max_new_tokens, prefixes)
     with _console().status("Loading"):
-        model = load_backend(_Settings(path, device, quantization, max_context, max_new_tokens, prefixes))
+        model = load_backend(settings)
     typer.echo(f"{model.name}, loaded in {monotonic() - began:.1f} s; clear forgets, stop ends", err=True)
     params = GenerationParams(
         max_new_tokens, temperature, top_p, seed=seed, prefix="chat" if prefixes else None
@@ -234,6 +298,7 @@ def _write_packed(source: Path, target: Path, **options: Any) -> Path:
     """Convert with these options of `convert`, and tell sizes, time and memory."""
     from model.convert import convert
     from model.description import scheme_text
+    from model.memory import peak
     from model.packed import Packed
     from model.tensor_file import weight_files
     from model.tokenizer import find_tokenizer
@@ -243,29 +308,15 @@ def _write_packed(source: Path, target: Path, **options: Any) -> Path:
         file = convert(source, target, progress=progress, **options)
     before = sum(part.stat().st_size for part in weight_files(source))
     after = file.stat().st_size
-    scheme = scheme_text(Packed.open(file).scheme)
-    typer.echo(f"{file}: {scheme}, {size_text(before)} -> {size_text(after)}")
-    memory = _peak_memory()
+    packed = Packed.open(file)
+    kind = f"{scheme_text(packed.scheme)}; layout {packed.layout}"
+    typer.echo(f"{file}: {kind}, {size_text(before)} -> {size_text(after)}")
+    memory = peak()
     told = "" if memory is None else f", peak memory {size_text(memory)}"
     typer.echo(f"{monotonic() - began:.1f} s{told}")
     if find_tokenizer(file.parent) is None:
         typer.echo(f"no tokenizer: copy ice_text.model into {file.parent}, text needs it")
     return file
-
-
-def _peak_memory() -> int | None:
-    """The most memory this process has had resident, in bytes; None where nobody says."""
-    try:
-        lines = Path("/proc/self/status").read_text("ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

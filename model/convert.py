@@ -1,23 +1,31 @@
-"""Published checkpoints to packed files, a parameter at a time; what was cut off goes on."""
+"""Published checkpoints to packed files, and these to another layout; what was cut off goes on."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, is_matrix
 from model.config import CONFIG_NAME, PACKED_NAME
+from model.kernels.library import NoLibrary, open_library
 from model.loading import Head, Reader, Recipe
-from model.packed import Packed, is_packed
+from model.packed import Layout, Packed, is_packed
 from model.packed_writer import PackedWriter, Plan, write_atomically
+from model.quantize import QuantizedWeight
 from model.sizes import Progress
 from model.tensor_file import weight_files
+from model.tiles import TILE, TiledWeight, to_tiles
 from model.tokenizer import Tokenizer, find_tokenizer
 from model.types import ModelError, Quantization
+
+_AT_ONCE = 4096
+"""Rows that are put into another order at a time."""
 
 
 def convert(
@@ -29,29 +37,35 @@ def convert(
     search: bool = True,
     hqq: bool = False,
     head: Head = "auto",
+    layout: Layout | Literal["auto"] = "auto",
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
     force: bool = False,
 ) -> Path:
-    """Write a checkpoint in any published form as a packed file; returns the file.
+    """Write a checkpoint in any published form, or a packed file, as a packed file; returns the new one.
 
     `target` is a file NAME.safetensors or a folder for glmbot.safetensors; config.json and the tokenizer's
-    file are put beside it. A conversion that was cut off goes on where it was. dtype: of matrices that stay
-    floats, None as they are stored; biases and LayerNorms always keep theirs. Raises ModelError, also for a
-    tokenizer that is damaged or another's, and without `force` where something would be replaced.
+    file are put beside it. A conversion that was cut off goes on where it was. layout: "auto" is what this
+    machine reads fastest. dtype: of matrices that stay floats, None as they are stored; biases and LayerNorms
+    always keep theirs. Raises ModelError, also for a tokenizer that is damaged or another's, without `force`
+    where something would be replaced, and for a packed file that would stay as it is.
     """
-    checkpoint = open_published(source)
+    opened = _open(source)
     file = target if target.suffix == ".safetensors" else target / PACKED_NAME
-    beside = _companions(checkpoint, file.parent)
-    _refuse_overwriting(checkpoint, file, beside, force)
+    beside = _companions(opened, file.parent)
+    _refuse_overwriting(opened, file, beside, force)
     recipe = Recipe(quantization, group_size, search, hqq, head)
-    reader = Reader(checkpoint, recipe, dtype)
+    reader = Reader(opened, recipe, dtype)
+    layout = machine_layout() if layout == "auto" else layout
+    if isinstance(opened, Packed) and (opened.scheme, opened.layout) == (reader.scheme, layout):
+        problem = f"is packed already, with layout {layout}"
+        raise ModelError(problem, file=source, remedy="name another layout, or the published weights")
     notes = {
-        "source": checkpoint.fingerprint(),
-        "form": checkpoint.form,
+        "source": opened.fingerprint(),
+        "form": opened.form,
         "recipe": json.dumps(asdict(recipe)),
     }
-    plan = Plan.make(checkpoint.config, reader.scheme, reader.float_dtype, notes)
+    plan = Plan.make(opened.config, reader.scheme, reader.float_dtype, notes, layout)
     _place({}, file.parent)
     with PackedWriter(file, plan) as writer:
         _write_parameters(reader, plan, writer, progress)
@@ -60,13 +74,29 @@ def convert(
     return file
 
 
+def machine_layout() -> Layout:
+    """What is read fastest here: tiles where the CPU does the work by its native library, else rows."""
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        return "rows"
+    try:
+        open_library()
+    except NoLibrary:
+        return "rows"
+    return "tiles16"
+
+
 def open_published(source: Path) -> Checkpoint:
     """The published weights of a folder, also where a packed file lies beside them. Raises ModelError."""
-    packed = [file for file in weight_files(source) if is_packed(file)] if source.exists() else []
-    if packed:
-        Packed.open(packed[0])  # a damaged one, or a pointer to it, is told as that
+    opened = _open(source)
+    if isinstance(opened, Packed):
         raise ModelError("is packed already", file=source, remedy="name the published weights")
-    return Checkpoint.open(source)
+    return opened
+
+
+def _open(source: Path) -> Checkpoint | Packed:
+    """Published weights rather than a packed file beside them."""
+    packed = [file for file in weight_files(source) if is_packed(file)] if source.exists() else []
+    return Packed.open(packed[0]) if packed else Checkpoint.open(source)
 
 
 def _write_parameters(reader: Reader, plan: Plan, writer: PackedWriter, progress: Progress | None) -> None:
@@ -83,27 +113,41 @@ def _write_parameters(reader: Reader, plan: Plan, writer: PackedWriter, progress
 def _write_parameter(reader: Reader, plan: Plan, writer: PackedWriter, name: str) -> None:
     values = reader.matrix(name) if is_matrix(name) else reader.vector(name)
     if isinstance(values, Tensor):
-        tensors = {name: values}
+        writer.write(name, values.to(plan.dtypes[name]))
     else:
-        tensors = {name: values.packed, f"{name}_scale": values.scale}
-        if values.zero is not None:
-            tensors[f"{name}_zero"] = values.zero
-    for stored, tensor in tensors.items():
-        writer.write(stored, tensor.to(plan.dtypes[stored]))
+        tiled = len(plan.parameters[name][name].shape) == 3
+        for row, part in _ordered(values, tiled):
+            for end, tensor in (("", part.packed), ("_scale", part.scale), ("_zero", part.zero)):
+                if tensor is not None:
+                    writer.write(name + end, tensor.to(plan.dtypes[name + end]), row)
     writer.complete(name)
+    if isinstance(reader.source, Packed):
+        reader.source.forget(name)
 
 
-def _companions(checkpoint: Checkpoint, folder: Path) -> dict[str, bytes]:
+def _ordered(
+    matrix: QuantizedWeight | TiledWeight, tiled: bool
+) -> Iterator[tuple[int, QuantizedWeight | TiledWeight]]:
+    """The matrix in tiles or in rows, in parts; each with the number of its first tile or row."""
+    if isinstance(matrix, TiledWeight) == tiled:
+        yield 0, matrix
+        return
+    for start in range(0, matrix.out_features, _AT_ONCE):
+        rows = matrix.rows(start, start + _AT_ONCE)
+        yield (start // TILE, to_tiles(rows)) if tiled else (start, rows)
+
+
+def _companions(source: Checkpoint | Packed, folder: Path) -> dict[str, bytes]:
     """What makes the target's folder complete; nothing if that is the source's own.
 
     Raises ModelError for a tokenizer that would not load: better before hours of work than after them.
     """
-    tokenizer = find_tokenizer(checkpoint.folder)
+    tokenizer = find_tokenizer(source.folder)
     if tokenizer is not None:
-        Tokenizer(checkpoint.folder).check(checkpoint.config)
-    if folder.exists() and folder.samefile(checkpoint.folder):
+        Tokenizer(source.folder).check(source.config)
+    if folder.exists() and folder.samefile(source.folder):
         return {}
-    files = {CONFIG_NAME: json.dumps(checkpoint.config.to_dict(), indent=2).encode() + b"\n"}
+    files = {CONFIG_NAME: json.dumps(source.config.to_dict(), indent=2).encode() + b"\n"}
     return files if tokenizer is None else files | {tokenizer.name: tokenizer.read_bytes()}
 
 
@@ -117,8 +161,10 @@ def _place(files: dict[str, bytes], folder: Path) -> None:
         raise ModelError(problem, file=folder, remedy="choose another target") from error
 
 
-def _refuse_overwriting(checkpoint: Checkpoint, file: Path, beside: dict[str, bytes], force: bool) -> None:
-    if file.exists() and any(file.samefile(other) for other in checkpoint.files):
+def _refuse_overwriting(
+    source: Checkpoint | Packed, file: Path, beside: dict[str, bytes], force: bool
+) -> None:
+    if file.exists() and any(file.samefile(other) for other in source.files):
         raise ModelError("is the source itself", file=file, remedy="choose another target")
     if force:
         return

@@ -7,25 +7,37 @@ from pathlib import Path
 
 import torch
 
-from model import kernels, memory
+from model import memory
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig, is_other_family, read_config
+from model.kernels.choice import choose
+from model.kv_cache import Storage, choose_storage
 from model.language_model import choose_device, choose_dtype, unused_weights
 from model.loading import Reader, Recipe, estimate, open_source
-from model.packed import Packed, Scheme
+from model.packed import Layout, Packed, Scheme
 from model.sizes import size_text
 from model.tokenizer import Tokenizer, find_tokenizer
-from model.types import Device, Quantization
+from model.types import Device, KVType, Quantization
 
 Rows = Iterator[tuple[str, str]]
+LAYOUTS: dict[Layout, str] = {
+    "rows": "rows: matrices row after row",
+    "tiles16": "tiles16: 16 rows side by side, as the CPU's kernels read them",
+}
 
 
-def describe(path: Path, *, device: Device = "auto", quantization: Quantization = "int4") -> Rows:
+def describe(
+    path: Path,
+    *,
+    device: Device = "auto",
+    quantization: Quantization = "int4",
+    kv_cache: KVType = "auto",
+) -> Rows:
     """Rows of name and text; the memory is what loading it so would take. Raises ModelError like loading."""
     if is_other_family(path):
-        yield from _family(path)
+        yield from _family(path, choose_device(device), quantization)
     else:
-        yield from _chatglm(path, choose_device(device), quantization)
+        yield from _chatglm(path, choose_device(device), quantization, choose_storage(kv_cache, exact=False))
 
 
 def scheme_text(scheme: Scheme) -> str:
@@ -38,7 +50,7 @@ def scheme_text(scheme: Scheme) -> str:
     return f"{blocks}; embedding {'INT8' if scheme.head_bits else 'floats'}"
 
 
-def _chatglm(path: Path, device: torch.device, quantization: Quantization) -> Rows:
+def _chatglm(path: Path, device: torch.device, quantization: Quantization, storage: Storage) -> Rows:
     source = open_source(path)
     dtype = choose_dtype("auto", device)
     reader = Reader(source, Recipe(quantization), dtype)
@@ -50,6 +62,8 @@ def _chatglm(path: Path, device: torch.device, quantization: Quantization) -> Ro
     yield "files", _files(files)
     stored, loaded = scheme_text(reader.stored), scheme_text(reader.scheme)
     yield "weights", stored if stored == loaded else f"{stored} (loaded as {loaded})"
+    if isinstance(source, Packed):
+        yield "layout", LAYOUTS[source.layout]
     yield (
         "sizes",
         f"{config.num_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads",
@@ -59,8 +73,8 @@ def _chatglm(path: Path, device: torch.device, quantization: Quantization) -> Ro
     yield "context", f"{config.max_sequence_length:,} tokens"
     if config.pre_seq_len:
         yield "prefix", f"{config.pre_seq_len} tokens, prefix_projection {config.prefix_projection}"
-    yield "kernels", f"{kernels.linear.__module__.rpartition('.')[2]} (PyTorch {torch.__version__})"
-    plan = estimate(reader, dtype=dtype)
+    yield from _kernels(device, dtype)
+    plan = estimate(reader, dtype=dtype, storage=storage)
     for name, size in plan.parts():
         yield f"memory, {name}", size_text(size)
     yield _available(device)
@@ -100,7 +114,12 @@ def _available(device: torch.device) -> tuple[str, str]:
     return f"memory, available on {device.type}", "unknown" if free is None else size_text(free)
 
 
-def _family(folder: Path) -> Rows:
+def _kernels(device: torch.device, dtype: torch.dtype) -> Rows:
+    yield "kernels", str(choose(device, dtype))
+    yield "PyTorch", torch.__version__
+
+
+def _family(folder: Path, device: torch.device, quantization: Quantization) -> Rows:
     from transformers import __version__
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -117,5 +136,7 @@ def _family(folder: Path) -> Rows:
     yield "class", f"{MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]} (transformers {__version__})"
     yield "files", _files(weight_files(folder))
     yield "tokenizer", tokenizer[0] if tokenizer else "missing: put tokenizer.json of the model here"
+    if quantization != "none":
+        yield from _kernels(device, torch.float32)
     yield "memory, weights as stored", size_text(size)
     yield _available(torch.device("cpu"))

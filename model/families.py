@@ -20,6 +20,7 @@ from torch import Tensor
 from model import memory
 from model.config import read_config
 from model.family_folder import check_family, open_config, open_network, open_tokenizer, weight_bytes
+from model.kernels.choice import choose
 from model.language_model import DType, choose_device, choose_dtype
 from model.memory import MemoryPlan
 from model.quantize import quantize_int4, quantize_int8
@@ -62,11 +63,16 @@ def load_family(
     stored = None if dtype == "auto" else choose_dtype(dtype, place).itemsize
     size = weight_bytes(folder, 4 if widened and quantization == "none" else stored)
     context = _context(config, max_context)
-    memory.check(MemoryPlan(size, _kv_bytes(config, context), 0, context), torch.device("cpu"), file=folder)
+    plan = MemoryPlan(size, _kv_bytes(config, context), 0, context, "float32")
+    memory.check(plan, torch.device("cpu"), file=folder)
     network = open_network(folder, dtype)
+    kernels = "PyTorch"
     try:
         if quantization != "none":
-            quantize_layers(network, quantize_int8 if quantization == "int8" else quantize_int4, place)
+            choice = choose(place, torch.float32 if widened else network.dtype, exact=dtype == "float32")
+            quantize = quantize_int8 if quantization == "int8" else quantize_int4
+            quantize_layers(network, quantize, choice.operations, place)
+            kernels = str(choice)
         network.to(place, torch.float32 if widened else None)
     except torch.OutOfMemoryError:
         raise ModelError(
@@ -74,7 +80,8 @@ def load_family(
             file=folder,
             remedy="use int4, or model.device: cpu",
         ) from None
-    return TransformersModel(folder.resolve().name, tokenizer, network, max_context=max_context)
+    name = folder.resolve().name
+    return TransformersModel(name, tokenizer, network, max_context=max_context, kernels=kernels)
 
 
 def _context(config: Any, wanted: int | None) -> int:
@@ -97,9 +104,21 @@ class TransformersModel:
     One thread at a time may use it; `count_tokens` may be called by others meanwhile.
     """
 
-    def __init__(self, name: str, tokenizer: Any, network: Any, *, max_context: int | None = None) -> None:
-        """`max_context`: tokens of prompt and answer, None is the usual; at most what the network can."""
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        network: Any,
+        *,
+        max_context: int | None = None,
+        kernels: str = "PyTorch",
+    ) -> None:
+        """`max_context`: tokens of prompt and answer, None is the usual; at most what the network can.
+
+        kernels: what computes the linear layers, for people.
+        """
         self.name = name
+        self.kernels = kernels
         self.max_context = _context(network.config, max_context)
         self.tokenizer = tokenizer
         self.network = network

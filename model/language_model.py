@@ -14,6 +14,8 @@ from torch import Tensor
 
 from model.chatglm import ChatGLM
 from model.config import ChatGLMConfig
+from model.kernels.choice import choose
+from model.kv_cache import PAGE, KVCache, OutOfPages, choose_storage, page_count
 from model.loading import load_weights
 from model.packed import is_packed
 from model.prefix import Prefix, load_prefix
@@ -22,7 +24,7 @@ from model.sampling import BLANK_ID, Sampler
 from model.stop import StopStrings
 from model.tensor_file import weight_files
 from model.tokenizer import StreamDecoder, Tokenizer
-from model.types import Delta, Device, GenerationParams, ModelError, Quantization, Turn
+from model.types import Delta, Device, GenerationParams, KVType, ModelError, Quantization, Turn
 
 log = structlog.get_logger(__name__)
 
@@ -35,19 +37,22 @@ def load(
     device: Device = "auto",
     quantization: Quantization = "int4",
     dtype: DType = "auto",
+    kv_cache: KVType = "auto",
     max_context: int | None = None,
 ) -> LanguageModel:
     """Load a folder or file in any published form, or the project's packed file. Raises ModelError.
 
     What a published INT8 or INT4 form stores is kept as stored, whatever `quantization` says. A packed file
     goes before published weights in the same folder.
-    dtype: "float32" is the exact path, on which no activation is ever quantised; "auto" is the fastest of
-    the device. max_context: tokens of prompt and answer; None is what the model was trained for.
+    dtype: "float32" is the exact path, on which no activation is ever quantised and keys and values are kept
+    in float32; "auto" is the fastest of the device. kv_cache: how keys and values are stored else; "auto" is
+    fp16. max_context: tokens of prompt and answer; None is what the model was trained for.
     """
     for name, value, known in (
         ("device", device, get_args(Device)),
         ("quantization", quantization, get_args(Quantization)),
         ("dtype", dtype, get_args(DType)),
+        ("kv_cache", kv_cache, get_args(KVType)),
     ):
         if value not in known:
             raise ModelError(f"there is no {name} {value!r}", remedy=f"choose from {', '.join(known)}")
@@ -56,14 +61,25 @@ def load(
     path = Path(path)
     chosen = choose_device(device)
     floats = choose_dtype(dtype, chosen)
+    choice = choose(chosen, floats, exact=dtype == "float32")
+    operations = choice.operations
+    storage = choose_storage(kv_cache, exact=operations.exact)
     config, weights = load_weights(
-        path, quantization=quantization, dtype=floats, device=chosen, context=max_context
+        path,
+        quantization=quantization,
+        dtype=floats,
+        device=chosen,
+        storage=storage,
+        context=max_context,
+        prepare=operations.prepare,
     )
     if unused := unused_weights(path):
         log.info("the packed file is used, not the published weights beside it", unused=unused[0].name)
-    network = ChatGLM(config, weights, dtype=floats)
+    network, context = ChatGLM(config, weights, operations), max_context or config.max_sequence_length
     # the tokenizer is looked for later, when the working directory may be another
-    return LanguageModel(network, path.absolute(), max_context=max_context or config.max_sequence_length)
+    return LanguageModel(
+        network, path.absolute(), max_context=context, kv_cache=kv_cache, kernels=str(choice)
+    )
 
 
 def unused_weights(path: Path) -> tuple[Path, ...]:
@@ -96,13 +112,28 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 class LanguageModel:
     """The network with its tokenizer, one request at a time; not safe in two threads at once."""
 
-    def __init__(self, network: ChatGLM, path: Path, *, max_context: int) -> None:
-        """`path`: where it was loaded from; the tokenizer's file lies there too, or is not needed."""
+    def __init__(
+        self,
+        network: ChatGLM,
+        path: Path,
+        *,
+        max_context: int,
+        kv_cache: KVType = "auto",
+        kernels: str | None = None,
+    ) -> None:
+        """`path`: where it was loaded from; the tokenizer's file lies there too, or is not needed.
+
+        kv_cache: how keys and values are stored where nothing is to be exact. kernels: what computes, for
+        people; None is the name of the network's operations.
+        """
         self.network = network
         self.path = path
         self.folder = path.parent if path.is_file() else path
         self.max_context = max_context
+        self.kernels = kernels or network.operations.name
+        self.storage = choose_storage(kv_cache, exact=network.operations.exact)
         self.prefixes: dict[str, Prefix] = {}
+        self._open_pages()
 
     @property
     def name(self) -> str:
@@ -124,12 +155,14 @@ class LanguageModel:
     def load_prefix(self, name: str, path: Path) -> Prefix:
         """Keep a P-Tuning v2 prefix resident under a name, for `GenerationParams.prefix`."""
         self.prefixes[name] = load_prefix(path, self)
+        self._open_pages()
         return self.prefixes[name]
 
     def close(self) -> None:
         """Let go of the weights."""
-        del self.network
+        del self.network, self.pages
         self.prefixes.clear()
+        self._held.clear()
 
     # -- ids --------------------------------------------------------------------------------
 
@@ -165,17 +198,43 @@ class LanguageModel:
                 remedy="shorten the prompt or raise model.max_context",
             )
         split = self.network.split(ids)
-        cache = self.network.new_cache(prefix, room=len(ids) + min(params.max_new_tokens, room))
-        yield from self.network.prefill_by_layer([split], [cache])
-        logits = self.network.extend([split.answer], [cache])[0]
-        for left in range(min(params.max_new_tokens, room), 0, -1):
-            token = sampler.next(logits, ids)
-            if token == self.config.eos_token_id:
-                return
-            yield token
-            ids.append(token)
-            if left > 1:
-                logits = self.network.decode([token], [cache])[0]
+        room = min(params.max_new_tokens, room)
+        with closing(self._new_cache(prefix, len(ids) + room)) as cache:
+            yield from self.network.prefill_by_layer([split], [cache])
+            logits = self.network.extend([split.answer], [cache])[0]
+            for left in range(room, 0, -1):
+                token = sampler.next(logits, ids)
+                if token == self.config.eos_token_id:
+                    return
+                yield token
+                ids.append(token)
+                if left > 1:
+                    logits = self.network.decode([token], [cache])[0]
+
+    def _open_pages(self) -> None:
+        """The pool: pages for one talk as long as the context, and for the prefixes, which it shares."""
+        self._held: dict[Prefix, KVCache] = {}  # with it goes the old pool
+        lengths = [prefix.length for prefix in self.prefixes.values()]
+        talk = page_count(self.max_context + max((length % PAGE for length in lengths), default=0))
+        self.pages = self.network.new_pages(talk + sum(map(page_count, lengths)), self.storage)
+        for prefix in self.prefixes.values():
+            self._held[prefix] = self.network.prefix_cache(prefix, self.pages)
+
+    def _new_cache(self, prefix: Prefix | None, tokens: int) -> KVCache:
+        """A cache with the pages for so many tokens after the prefix. Raises OutOfPages."""
+        if prefix is None:
+            cache = KVCache(self.pages)
+        elif prefix in self._held:
+            cache = self._held[prefix].fork()
+        else:  # not a resident one: in pages of its own
+            count = page_count(prefix.length + tokens)
+            cache = self.network.prefix_cache(prefix, self.network.new_pages(count, self.storage))
+        try:
+            cache.reserve(tokens)
+        except OutOfPages:
+            cache.close()
+            raise
+        return cache
 
     # -- text -------------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ more would only lose, so INT8 becomes INT4 by converting the float weights.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -15,14 +17,16 @@ import structlog
 import torch
 from torch import Tensor
 
-from model import memory
+from model import huge_pages, memory
 from model.checkpoint import EMBEDDINGS, Checkpoint, is_matrix
 from model.config import ChatGLMConfig
+from model.kv_cache import Storage
 from model.packed import Packed, Scheme, is_packed
 from model.quantize import QuantizedWeight, quantize_int4, quantize_int4_hqq, quantize_int8
 from model.sizes import size_text
+from model.tiles import TiledWeight
 from model.types import ModelError, Quantization
-from model.weights import Block, Linear, Matrix, Norm, Weights
+from model.weights import Block, Linear, Matrix, Norm, Weights, in_rows
 
 log = structlog.get_logger(__name__)
 Head: TypeAlias = Literal["auto", "int8", "float16"]
@@ -107,7 +111,7 @@ class Reader:
         """
         stored = self.source.matrix(name)
         bits, _, _ = self.scheme.of(name, self.source.shape(name)[1])
-        if isinstance(stored, QuantizedWeight):
+        if isinstance(stored, QuantizedWeight | TiledWeight):
             self._check_finite(stored.scale, f"{name}_scale")
             if stored.zero is not None:
                 self._check_finite(stored.zero, f"{name}_zero")
@@ -130,15 +134,21 @@ def open_source(path: Path) -> Checkpoint | Packed:
     return Packed.open(path) if is_packed(path) else Checkpoint.open(path)
 
 
-def estimate(reader: Reader, *, dtype: torch.dtype, context: int | None = None) -> memory.MemoryPlan:
-    """What the weights will take in memory, and a talk as long as `context`; None: as it was trained for."""
+def estimate(
+    reader: Reader, *, dtype: torch.dtype, storage: Storage = "float16", context: int | None = None
+) -> memory.MemoryPlan:
+    """What the weights will take in memory, and a talk as long as `context`; None: as it was trained for.
+
+    storage: of keys and values.
+    """
     config = reader.source.config
 
     def float_dtype(name: str) -> torch.dtype:
         return reader.float_dtype(name) if is_matrix(_parameter(name)) else dtype
 
     weights = memory.weight_bytes(config, reader.scheme, float_dtype)
-    return memory.plan(config, weights, dtype=dtype, context=context or config.max_sequence_length)
+    context = context or config.max_sequence_length
+    return memory.plan(config, weights, dtype=dtype, storage=storage, context=context)
 
 
 def load_weights(
@@ -147,17 +157,23 @@ def load_weights(
     quantization: Quantization = "int4",
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
+    storage: Storage = "float16",
     context: int | None = None,
+    prepare: Callable[[Matrix], Matrix] = in_rows,
 ) -> tuple[ChatGLMConfig, Weights]:
     """The weights of a checkpoint or packed file, with floats in `dtype`.
 
-    Where the blocks are stored as integers, these, their scales and the embedding are kept as stored; on the
-    CPU they stay mapped. Before anything is read, the memory for them and for a talk of `context` tokens is
-    logged; raises ModelError, also if there is less.
+    prepare: puts a matrix into the order in which it is used, on the CPU; it is called with one after the
+    other, and what it leaves as it is stays mapped on the CPU, but that tiles are copied into huge pages
+    where `huge_pages.choose` says so. Integers, their scales and the embedding beside them are kept as they
+    are stored. Before anything is read, the memory for all and for a talk of `context` tokens with keys and
+    values in `storage` is logged; raises ModelError, also if there is less.
     """
     device = device or torch.device("cpu")
-    reader = Reader(open_source(path), Recipe(quantization), dtype)
-    plan, free = estimate(reader, dtype=dtype, context=context), memory.available(device)
+    source = open_source(path)
+    reader = Reader(source, Recipe(quantization), dtype)
+    plan = estimate(reader, dtype=dtype, storage=storage, context=context)
+    free = memory.available(device)
     log.info(
         "memory for the model",
         weights=size_text(plan.weights),
@@ -173,8 +189,26 @@ def load_weights(
     def norm(name: str) -> Norm:
         return Norm(vector(f"{name}.weight"), vector(f"{name}.bias"))
 
+    @functools.cache
+    def copies(mapped: Packed) -> bool:
+        yes, reason = huge_pages.choose(mapped.populate, plan.total, free)
+        log.info("weights are copied into huge pages" if yes else "weights stay mapped", reason=reason)
+        return yes
+
+    def matrix(name: str) -> Matrix:
+        stored = reader.matrix(name)
+        ready = prepare(stored)
+        if not isinstance(source, Packed):
+            return ready.to(device)
+        if isinstance(ready, TiledWeight) and ready is stored and copies(source):
+            ready = ready.copy()
+        moved = ready.to(device)
+        if ready is not stored or device.type != "cpu":
+            source.forget(name)
+        return moved
+
     def linear(name: str) -> Linear:
-        return Linear(reader.matrix(f"{name}.weight").to(device), vector(f"{name}.bias"))
+        return Linear(matrix(f"{name}.weight"), vector(f"{name}.bias"))
 
     def block(name: str) -> Block:
         return Block(
@@ -186,8 +220,8 @@ def load_weights(
             dense_4h_to_h=linear(f"{name}.mlp.dense_4h_to_h"),
         )
 
-    config = reader.source.config
-    embeddings = reader.matrix(EMBEDDINGS).to(device)
+    config = source.config
+    embeddings = matrix(EMBEDDINGS)
     blocks = tuple(block(f"transformer.layers.{layer}") for layer in range(config.num_layers))
     return config, Weights(embeddings, blocks, norm("transformer.final_layernorm"))
 

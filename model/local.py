@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from model.config import is_other_family, read_config
-from model.types import Delta, Device, GenerationParams, ModelBusy, ModelError, Quantization, Turn
+from model.types import Delta, Device, GenerationParams, KVType, ModelBusy, ModelError, Quantization, Turn
 
 log = structlog.get_logger(__name__)
 MOST_WAITING = 32
@@ -44,6 +44,9 @@ class Settings(Protocol):
     def quantization(self) -> Quantization: ...
 
     @property
+    def kv_cache(self) -> KVType: ...
+
+    @property
     def max_context(self) -> int: ...
 
     @property
@@ -61,6 +64,9 @@ class Backend(Protocol):
 
     @property
     def max_context(self) -> int: ...
+
+    @property
+    def kernels(self) -> str: ...
 
     def count_tokens(self, text: str) -> int: ...
 
@@ -96,8 +102,7 @@ def check(settings: Settings) -> list[str]:
         from model.family_folder import check_family
 
         check_family(config, path)
-    if settings.prefixes:
-        raise _no_prefixes(path)
+    _check_features(settings, path)
     return [f"{path.name} ({config['model_type']}) serves one request at a time; others wait in a queue"]
 
 
@@ -119,8 +124,7 @@ def load_backend(settings: Settings) -> Backend:
     if is_other_family(path):
         from model.families import load_family
 
-        if settings.prefixes:
-            raise _no_prefixes(path)
+        _check_features(settings, path)
         return load_family(
             path,
             device=settings.device,
@@ -133,6 +137,7 @@ def load_backend(settings: Settings) -> Backend:
         path,
         device=settings.device,
         quantization=settings.quantization,
+        kv_cache=settings.kv_cache,
         max_context=settings.max_context,
     )
     model.count_tokens("")  # a tokenizer that is missing is missed now, not at the first question
@@ -158,8 +163,13 @@ def _path(settings: Settings) -> Path:
     return settings.path
 
 
-def _no_prefixes(path: Path) -> ModelError:
-    return ModelError("only ChatGLM-6B takes prefixes", file=path, remedy="take model.prefixes out")
+def _check_features(settings: Settings, path: Path) -> None:
+    """Raise ModelError for what models of other families do not have."""
+    if settings.prefixes:
+        raise ModelError("only ChatGLM-6B takes prefixes", file=path, remedy="take model.prefixes out")
+    if settings.kv_cache in ("int8", "int4"):
+        problem = f"only ChatGLM-6B has a KV cache in {settings.kv_cache}"
+        raise ModelError(problem, file=path, remedy="set model.kv_cache to auto")
 
 
 @dataclass(eq=False, slots=True)
@@ -217,6 +227,11 @@ class LocalModel:
     def max_context(self) -> int:
         """Tokens of prompt and answer together."""
         return self._backend.max_context
+
+    @property
+    def kernels(self) -> str:
+        """See `model.types.InProcess.kernels`."""
+        return self._backend.kernels
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the text has."""

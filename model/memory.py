@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from model.config import ChatGLMConfig
+from model.kv_cache import Storage, page_bytes, page_count
 from model.packed import Scheme, tensor_specs
 from model.sizes import size_text
 from model.types import ModelError
@@ -21,13 +22,15 @@ class MemoryPlan:
     """Bytes that a loaded model takes.
 
     weights: also where they are mapped from a packed file, since they must stay in memory to be fast;
-    kv_cache: of one talk as long as the context; workspace: what reading a prompt that long takes meanwhile.
+    kv_cache: of one talk as long as the context, in pages of `storage`; workspace: what reading a prompt that
+    long takes meanwhile.
     """
 
     weights: int
     kv_cache: int
     workspace: int
     context: int
+    storage: Storage
 
     @property
     def total(self) -> int:
@@ -37,7 +40,7 @@ class MemoryPlan:
     def parts(self) -> Iterator[tuple[str, int]]:
         """What a table of it shows: name and bytes of each part, and of all."""
         yield "weights", self.weights
-        yield f"KV cache of {self.context:,} tokens", self.kv_cache
+        yield f"KV cache of {self.context:,} tokens, {self.storage}", self.kv_cache
         yield "workspace", self.workspace
         yield "total", self.total
 
@@ -48,14 +51,17 @@ def weight_bytes(config: ChatGLMConfig, scheme: Scheme, float_dtype: Callable[[s
     return sum(spec.nbytes(float_dtype(name)) for specs in parameters for name, spec in specs.items())
 
 
-def plan(config: ChatGLMConfig, weights: int, *, dtype: torch.dtype, context: int) -> MemoryPlan:
-    """What `weights` bytes of parameters need around them, cache and activations in `dtype`."""
+def plan(
+    config: ChatGLMConfig, weights: int, *, dtype: torch.dtype, storage: Storage, context: int
+) -> MemoryPlan:
+    """What `weights` bytes of parameters need around them, with activations in `dtype`."""
     hidden, inner = config.hidden_size, config.inner_hidden_size
-    kv_cache = context * config.kv_values_per_token * dtype.itemsize
+    page = page_bytes(config.num_layers, config.num_attention_heads, config.head_size, storage)
+    kv_cache = page_count(context) * page
     # a layer at work: input, normed input, q, k, v before and after rotation, context; the wide half twice
     activations = context * (10 * hidden + 2 * inner) * dtype.itemsize
     logits = 2 * 4 * config.vocab_size
-    return MemoryPlan(weights, kv_cache, activations + logits, context)
+    return MemoryPlan(weights, kv_cache, activations + logits, context, storage)
 
 
 def check(plan: MemoryPlan, device: torch.device, *, file: Path | None = None) -> None:
@@ -68,7 +74,7 @@ def check(plan: MemoryPlan, device: torch.device, *, file: Path | None = None) -
         f" KV cache {size_text(plan.kv_cache)}, workspace {size_text(plan.workspace)}),"
         f" but only {size_text(free)} are available on {device.type}"
     )
-    remedy = "use quantization int4, lower max_context, or close other programs"
+    remedy = "use quantization int4, lower max_context, a smaller kv_cache, or close other programs"
     raise ModelError(problem, file=file, remedy=remedy)
 
 
@@ -88,6 +94,21 @@ def available(device: torch.device, *, root: Path = Path("/")) -> int | None:
     except ImportError:
         return None
     return int(psutil.virtual_memory().available)
+
+
+def peak() -> int | None:
+    """The most memory this process has had resident, in bytes; None where nobody says."""
+    try:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _of_system(root: Path) -> Iterator[int]:

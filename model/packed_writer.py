@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from model.config import PACKED_FORMAT, ChatGLMConfig
-from model.packed import LAYOUT, VERSION, Scheme, tensor_specs
+from model.packed import VERSION, Layout, Scheme, tensor_specs
 from model.sizes import check_room, size_text
 from model.tensor_file import TensorInfo
 from model.tensor_writer import nbytes, safetensors_header
@@ -50,19 +50,20 @@ class Plan:
         scheme: Scheme,
         float_dtype: Callable[[str], torch.dtype],
         notes: Mapping[str, str],
+        layout: Layout = "rows",
     ) -> Plan:
         """`float_dtype` says as which float a tensor is stored; `notes` are further metadata."""
         parameters = {
             parameter: {
                 name: TensorInfo(spec.shape, spec.dtype or float_dtype(name)) for name, spec in specs.items()
             }
-            for parameter, specs in tensor_specs(config, scheme).items()
+            for parameter, specs in tensor_specs(config, scheme, layout, float_dtype).items()
         }
         tensors = {name: info for infos in parameters.values() for name, info in infos.items()}
         metadata = {
             "format": PACKED_FORMAT,
             "version": str(VERSION),
-            "layout": LAYOUT,
+            "layout": layout,
             "config": json.dumps(config.to_dict()),
             "scheme": json.dumps(asdict(scheme)),
             **notes,
@@ -112,7 +113,7 @@ class PackedWriter:
         if values.dtype != self._plan.dtypes[name]:
             raise ValueError(f"{name}: {values.dtype} does not fit the plan")
         row_bytes = values[:1].numel() * values.itemsize
-        data = values.contiguous().view(torch.uint8).numpy()
+        data = values.contiguous().reshape(-1).view(torch.uint8).numpy()
         with self._explaining():
             self._put(self._plan.offsets[name] + row * row_bytes, data.data.cast("B"))
 

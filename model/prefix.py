@@ -21,7 +21,7 @@ EMBEDDING = "embedding.weight"
 PROJECTION = ("trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
     """Keys [:, 0] (not rotated) and values [:, 1] of every layer, [layers, 2, length, heads, head size]."""
 
@@ -62,8 +62,12 @@ class Network(Protocol):
     """What a prefix has to fit."""
 
     config: ChatGLMConfig
-    dtype: torch.dtype
     device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations."""
+        ...
 
 
 class Loaded(Protocol):

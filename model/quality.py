@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, is_matrix
 from model.packed import Packed
-from model.quantize import QuantizedWeight, dequantize
+from model.quantize import dequantize
 from model.sizes import Progress
 
 _AT_ONCE = 1 << 22
@@ -32,10 +32,10 @@ def weight_snr(source: Checkpoint, packed: Packed, progress: Progress | None = N
         step = max(1, _AT_ONCE // weight.shape[1])
         for row in range(0, len(weight), step):
             floats = weight[row : row + step].float()
-            if isinstance(packed_weight, QuantizedWeight):
-                kept = dequantize(packed_weight.rows(row, row + step))
-            else:
+            if isinstance(packed_weight, Tensor):
                 kept = packed_weight[row : row + step].float()
+            else:
+                kept = dequantize(packed_weight.rows(row, row + step))
             signal[kind] += _energy(floats)
             noise[kind] += _energy(kept - floats)
             done += floats.numel() * weight.itemsize

@@ -175,11 +175,11 @@ def _quantize(
                 zeros[part, numbers] = zero.squeeze(2)
         packed[part] = pack_int4(integers) if bits == 4 else integers
 
-    _in_threads(quantize_rows, range(0, rows, step))
+    in_threads(quantize_rows, range(0, rows, step))
     return QuantizedWeight(bits, group_size, columns, packed, scales, zeros)
 
 
-def _in_threads(work: Callable[[int], None], starts: range) -> None:
+def in_threads(work: Callable[[int], None], starts: range) -> None:
     """Run `work` for every start in as many threads as torch uses, one operation in one thread.
 
     Operations on blocks this small are not worth sharing, and on a busy machine threads that wait for each

@@ -7,47 +7,35 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.kernels import linear
+from model.kernels.operations import Operations
 from model.quantize import QuantizedWeight
 
 
 class QuantizedLinear(nn.Module):
-    """Stands where an `nn.Linear` stood: y = x W^T + b for x [..., in], in x's dtype."""
+    """Stands where an `nn.Linear` stood: y = x W^T + b for x [..., in], in x's dtype.
 
-    packed: Tensor
-    scale: Tensor
-    zero: Tensor | None
+    The matrix stays where it is and as it is, wherever the network moves and whatever its dtype becomes.
+    """
+
     bias: Tensor | None
 
-    def __init__(self, weight: QuantizedWeight, bias: Tensor | None) -> None:
+    def __init__(self, weight: QuantizedWeight, bias: Tensor | None, operations: Operations) -> None:
         super().__init__()
-        self.bits = weight.bits
-        self.group_size = weight.group_size
-        self.in_features = weight.in_features
-        self.out_features = weight.out_features
-        for name, tensor in (
-            ("packed", weight.packed),
-            ("scale", weight.scale),
-            ("zero", weight.zero),
-            ("bias", bias),
-        ):
-            self.register_buffer(name, tensor)  # a buffer moves with the network to its device
-
-    @property
-    def matrix(self) -> QuantizedWeight:
-        """The matrix, sharing memory."""
-        return QuantizedWeight(
-            self.bits, self.group_size, self.in_features, self.packed, self.scale, self.zero
-        )
+        self.matrix = operations.prepare(weight)
+        self.register_buffer("bias", bias)
+        self._operations = operations
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out]."""
-        y = linear(x.flatten(0, -2), self.matrix, self.bias)
-        return y.view(*x.shape[:-1], self.out_features)
+        y = self._operations.linear(x.flatten(0, -2), self.matrix, self.bias)
+        return y.view(*x.shape[:-1], -1)
 
 
 def quantize_layers(
-    network: nn.Module, quantize: Callable[..., QuantizedWeight], device: torch.device
+    network: nn.Module,
+    quantize: Callable[..., QuantizedWeight],
+    operations: Operations,
+    device: torch.device,
 ) -> None:
     """Replace each `nn.Linear` of the network's layers by its quantised form on `device`, one by one.
 
@@ -64,6 +52,6 @@ def quantize_layers(
         layer = network.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         bias = None if layer.bias is None else layer.bias.detach().to(device)
-        quantized = QuantizedLinear(quantize(layer.weight.detach().to(device), name=f"{name}.weight"), bias)
-        setattr(parents[-1], path[-1], quantized)
+        weight = quantize(layer.weight.detach().to(device), name=f"{name}.weight")
+        setattr(parents[-1], path[-1], QuantizedLinear(weight, bias, operations))
         del layer

@@ -9,6 +9,8 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 Device: TypeAlias = Literal["auto", "cuda", "cpu", "mps"]
 Quantization: TypeAlias = Literal["int4", "int8", "none"]
+KVType: TypeAlias = Literal["auto", "fp16", "int8", "int4"]
+"""How keys and values are stored; auto is fp16."""
 
 
 class ModelError(Exception):
@@ -112,3 +114,13 @@ class ChatModel(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class InProcess(Protocol):
+    """What a ChatModel that computes in this process offers besides."""
+
+    @property
+    def kernels(self) -> str:
+        """What computes and, in the same line, why nothing faster: "native avx512vnni, 2 threads"."""
+        ...

@@ -8,9 +8,15 @@ from typing import TypeAlias
 from torch import Tensor
 
 from model.quantize import QuantizedWeight
+from model.tiles import TiledWeight, to_rows
 
-Matrix: TypeAlias = Tensor | QuantizedWeight
-"""[out, in], in float or quantised."""
+Matrix: TypeAlias = Tensor | QuantizedWeight | TiledWeight
+"""[out, in], in float or quantised, in rows or in tiles."""
+
+
+def in_rows(matrix: Matrix) -> Tensor | QuantizedWeight:
+    """The matrix row after row, itself where it is."""
+    return to_rows(matrix) if isinstance(matrix, TiledWeight) else matrix
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from model.chatglm import ChatGLM
 from model.checkpoint import EMBEDDINGS
 from model.config import ChatGLMConfig
+from model.kernels.reference import Reference
 from model.quantize import (
     QuantizedWeight,
     dequantize,
@@ -121,7 +122,7 @@ def quantized_blocks(weights: Weights, quantize: Quantize) -> Weights:
 
 def log_probabilities(config: ChatGLMConfig, weights: Weights, prompts: list[list[int]]) -> Tensor:
     """Of every token of the prompts, float64 [tokens, vocab]."""
-    model = ChatGLM(config, weights)
+    model = ChatGLM(config, weights, Reference(torch.float32))
     return torch.cat([model.logits(ids) for ids in prompts]).double().log_softmax(dim=-1)
 
 

@@ -92,6 +92,18 @@ async def test_a_model_that_loads_slowly_is_logged_with_what_helps(
     assert ("glmbot model convert" in loaded.get("hint", "")) is hinted
 
 
+async def test_what_a_model_in_this_process_computes_with_is_told(
+    bot: BotTester, installed: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeModel, "kernels", "by hand, 2 threads", raising=False)
+    with capture_logs() as logs:
+        app = await bot.app()
+    [told] = [entry["kernels"] for entry in logs if entry["event"] == "model loaded"]
+    assert told == "by hand, 2 threads"
+    state = (await app.health())[1]["model"]
+    assert state == {"state": "ok", "name": "fake", "kernels": "by hand, 2 threads"}
+
+
 @pytest.mark.parametrize("error", [CORRUPT, RuntimeError("/srv/model.bin")])
 async def test_a_model_that_cannot_be_loaded_leaves_extractive_answers(
     bot: BotTester, installed: Installed, error: Exception
@@ -118,20 +130,6 @@ async def test_a_backend_that_is_not_installed_is_an_error_of_the_configuration(
 ) -> None:
     monkeypatch.setattr("bot.backend.entry_points", lambda group: [])
     with pytest.raises(ConfigError, match="no model backend 'local'"):
-        await bot.private().say("hello")
-
-
-@pytest.mark.parametrize("value", ["int8", "int4"])
-async def test_a_small_cache_is_announced_and_refused(
-    bot: BotTester, glmbot: Glmbot, tmp_path: Path, value: str
-) -> None:
-    write(tmp_path, kv_cache=value)
-    result = glmbot("config", "check")
-    assert result.exit_code == 2
-    assert "config.yaml:2: model.kv_cache" in result.stderr
-    assert "use auto or fp16" in result.stderr
-    bot.configure(model={"path": str(tmp_path), "kv_cache": value})
-    with pytest.raises(ConfigError, match="later release"):
         await bot.private().say("hello")
 
 

@@ -67,6 +67,10 @@ class Writer:
 
         self._model = model.load(folder, device="cpu", max_context=512)
 
+    @property
+    def kernels(self) -> str:
+        return self._model.kernels
+
     def answer(self, question: str, *history: Turn) -> str:
         return "".join(delta.text for delta in self._model.stream(question, history, GREEDY))
 
@@ -146,7 +150,8 @@ async def test_users_of_telegram_and_of_the_page_read_what_the_model_wrote(
     async with api.open() as base:
         telegram = {"type": "telegram", "name": "main", "token": TOKEN, "api_base": base}
         async with BotProcess(tmp_path, config(tiny, docs, telegram)) as bot, visit(bot) as visitor:
-            assert await model_state(bot) == {"state": "ok", "name": "tiny"}
+            state = await model_state(bot)
+            assert state == {"state": "ok", "name": "tiny", "kernels": writer.kernels}
 
             hello = writer.answer("给我讲个故事")
             await api.write(7, "给我讲个故事")

@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 import model
-from model import ModelError, kernels
-from model.chatglm import ChatGLM, Split
+from model import ModelError
+from model.chatglm import ChatGLM, Rotary, Split
+from model.kernels import rotary
+from model.kv_cache import KVBatch, KVCache, OutOfPages, Storage
 
 VECTORS = Path(__file__).parents[1] / "data" / "chatglm"
 CASES = load_file(VECTORS / "cases.safetensors")
@@ -44,9 +47,14 @@ def splits_of(network: ChatGLM, case: str) -> list[Split]:
     return [replace(split, mask_position=place) for split, place in zip(splits, positions, strict=True)]
 
 
+def new_caches(network: ChatGLM, count: int) -> list[KVCache]:
+    pages = network.new_pages(40, "float32")
+    return [KVCache(pages) for _ in range(count)]
+
+
 def decode_all(network: ChatGLM, case: str, splits: Sequence[Split]) -> None:
     """Compare every cached step of a case, and that each token was the likeliest."""
-    caches = [network.new_cache() for _ in splits]
+    caches = new_caches(network, len(splits))
     network.prefill(splits, caches)
     logits = network.extend([split.answer for split in splits], caches)
     tokens, steps = CASES[f"{case}/greedy_tokens"], CASES[f"{case}/step_logits"]
@@ -74,7 +82,7 @@ def test_cached_steps_give_the_published_logits_and_tokens(network: ChatGLM, cas
 def test_rows_of_a_padded_batch_give_the_same_logits_without_padding(network: ChatGLM, case: str) -> None:
     expected = CASES[f"{case}/logits"]
     splits = splits_of(network, case)
-    caches = [network.new_cache() for _ in splits]
+    caches = new_caches(network, len(splits))
     network.prefill(splits, caches)
     close(network.extend([split.answer for split in splits], caches), expected[:, -1])
 
@@ -94,43 +102,126 @@ def test_layers_give_the_published_hidden_states_keys_values_and_attentions(netw
     positions = [tuple(place) for place in CASES["gmask/position_ids"][0].T.tolist()]
     blocked = CASES["gmask/attention_mask"][0, 0]
 
-    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(layer: int, qkv: Tensor, tables: Rotary) -> Tensor:
+        query, key, value = rotary.split_and_rotate(qkv, network.config.num_attention_heads, *tables)
         close(key, CASES[f"gmask/past.{layer}.key"][:, 0])
         close(value, CASES[f"gmask/past.{layer}.value"][:, 0])
         scores = torch.einsum("qhd,khd->hqk", query, key) / network.config.head_size**0.5
         weights = scores.masked_fill(blocked, -torch.inf).softmax(-1)
         close(weights, CASES[f"gmask/attentions.{layer}"].view_as(weights))
-        return torch.einsum("hqk,khd->qhd", weights, value)
+        return torch.einsum("hqk,khd->qhd", weights, value).flatten(1)
 
-    x = network.embed(ids)
-    rotary = network.rotary(positions)
-    for layer in range(network.config.num_layers):
-        close(x, CASES[f"gmask/hidden_states.{layer}"][:, 0])
-        x = network.block(layer, x, rotary, attend)
+    def normalised(layer: int) -> Tensor:
+        """The published input of a layer, as it comes out of the layer's first norm."""
+        norm = network.weights.blocks[layer].input_layernorm
+        states = CASES[f"gmask/hidden_states.{layer}"][:, 0]
+        return layer_norm(states, states.shape[-1:], norm.weight, norm.bias, 1e-5)
+
+    close(network.embed(ids), CASES["gmask/hidden_states.0"][:, 0])
+    tables = network.rotary(positions)
+    a = normalised(0)
+    for layer in range(network.config.num_layers - 1):
+        a = network.finish(layer, a, attend(layer, network.project(layer, a), tables))
+        close(a, normalised(layer + 1))
 
 
 def test_rotary_tables_are_the_published_ones() -> None:
     tables = load_file(VECTORS / "rope.safetensors")
-    frequencies = kernels.rotary_frequencies(64)
+    frequencies = rotary.frequencies(64)
     assert frequencies.half().equal(tables["inv_freq_fp16"])
     for mode, dtype, off in (("fp32", torch.float32, 1e-6), ("fp16", torch.float16, 1e-3)):
-        cos, sin = kernels.rotary_tables(tables["positions"][:, None], frequencies, dtype)
+        cos, sin = rotary.tables(tables["positions"][:, None], frequencies, dtype)
         for name, table in (("cos", cos), ("sin", sin)):
             expected = tables[f"{mode}_mode/{name}"]
-            assert table.dtype == expected.dtype
-            torch.testing.assert_close(table[:, 0].repeat(1, 2), expected, atol=off, rtol=0)
+            assert table.equal(table.to(dtype))
+            torch.testing.assert_close(table[:, 0].repeat(1, 2), expected.float(), atol=off, rtol=0)
 
 
 def test_unequal_prompts_in_one_batch_answer_as_each_does_alone(network: ChatGLM) -> None:
     rows = [ids for case in ("gmask", "long", "mask", "gmask_prefilled") for ids in ids_of(case)]
-    caches = [network.new_cache() for _ in rows]
+    caches = new_caches(network, len(rows))
     together = network.begin(rows, caches)
     for ids, row in zip(rows, together, strict=True):
-        close(row, network.begin([ids], [network.new_cache()])[0])
+        close(row, network.begin([ids], new_caches(network, 1))[0])
     for ids, row in zip(rows, network.decode([7, 8, 9, 10], caches), strict=True):
-        alone = network.new_cache()
-        network.begin([ids], [alone])
-        close(row, network.decode([7 + rows.index(ids)], [alone])[0])
+        alone = new_caches(network, 1)
+        network.begin([ids], alone)
+        close(row, network.decode([7 + rows.index(ids)], alone)[0])
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    """The root mean square of the difference, as a share of the logits' deviation."""
+    deviation = theirs - theirs.mean(-1, keepdim=True)
+    return float((ours - theirs).norm() / deviation.norm())
+
+
+@pytest.mark.parametrize(("storage", "off"), [("float16", 1e-3), ("int8", 0.01), ("int4", 0.12)])
+@pytest.mark.parametrize("case", SINGLE)
+def test_keys_and_values_in_fewer_bits_stay_near_the_published_logits(
+    network: ChatGLM, case: str, storage: Storage, off: float
+) -> None:
+    """As docs/model.md has it."""
+    [ids], tokens = ids_of(case), CASES[f"{case}/greedy_tokens"][0].tolist()
+    cache = KVCache(network.new_pages(20, storage))
+    network.begin([ids], [cache])
+    logits = torch.cat([network.decode([token], [cache]) for token in tokens])
+    assert 0 < relative(logits, CASES[f"{case}/step_logits"][0]) < off
+
+
+def test_a_prompt_read_in_blocks_of_rows_is_read_exactly(network: ChatGLM) -> None:
+    """All but attention works row by row, so a long prompt can be read between other work."""
+    [ids] = ids_of("long")
+    split = network.split(ids)
+    whole, sliced = new_caches(network, 2)
+    network.prefill([split], [whole])
+    operations, batch = network.operations, KVBatch([sliced], [len(split.context)])
+    tables = network.rotary([(t, 0) for t in range(len(split.context))])
+    rows = [slice(start, start + 50) for start in range(0, len(split.context), 50)]
+    norm = network.weights.blocks[0].input_layernorm
+    a = operations.norm(network.embed(split.context), norm, network.config.layernorm_epsilon)
+    for layer in range(network.config.num_layers):
+        parts = [
+            operations.rope_kv(
+                network.project(layer, a[part]),
+                *(table[part] for table in tables),
+                batch.pages,
+                batch.slots[part],
+                layer,
+            )
+            for part in rows
+        ]
+        query, key, value = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        contexts = [operations.context_attention(query[part], key, value) for part in rows]
+        a = torch.cat(
+            [network.finish(layer, a[part], context) for part, context in zip(rows, contexts, strict=True)]
+        )
+    batch.commit()
+    sliced.mask_position = split.mask_position
+    close(network.extend([split.answer], [sliced]), network.extend([split.answer], [whole]))
+
+
+def test_a_prompt_that_is_given_up_leaves_no_trace(network: ChatGLM) -> None:
+    [ids], [other] = ids_of("gmask"), ids_of("mask")
+    [cache] = new_caches(network, 1)
+    next(iter(network.prefill_by_layer([network.split(other)], [cache])))
+    assert cache.length == 0
+    close(network.begin([ids], [cache]), network.begin([ids], new_caches(network, 1)))
+
+
+def test_a_batch_without_room_is_refused_before_anything_is_read(network: ChatGLM) -> None:
+    [ids] = ids_of("gmask")  # 13 tokens
+    pages = network.new_pages(3, "float32")
+    caches = [KVCache(pages) for _ in range(3)]
+    network.begin([ids] * 3, caches)
+    before = [(cache.length, cache.answered) for cache in caches]
+    with pytest.raises(OutOfPages, match="KV cache is full"):
+        network.extend([[7] * 4] * 3, caches)
+    assert [(cache.length, cache.answered) for cache in caches] == before
+    caches.pop().close()
+    logits = network.extend([[7] * 4] * 1, caches[:1])
+    [alone] = new_caches(network, 1)
+    network.begin([ids], [alone])
+    close(logits, network.extend([[7] * 4], [alone]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 import structlog
+import torch
 from typer.testing import CliRunner, Result
 
 from bot.cli import app
 from model.config import ChatGLMConfig
+from model.kernels.choice import choose
 from model.packed import Packed
 
 Glmbot = Callable[..., Result]
-COMMANDS = ("download", "convert", "quantize", "info", "chat", "make-random")
+COMMANDS = ("download", "convert", "quantize", "info", "chat", "make-random", "bench")
 
 
 @pytest.fixture
@@ -166,7 +168,8 @@ def test_info_tells_every_form(glmbot: Glmbot, form: str, told: str, scheme: str
     assert found["weights"].startswith(scheme)
     assert found["vocabulary"].partition(" rows, ")[2].startswith(generation)
     assert found["tokenizer"].startswith("ice_text.model, ")
-    assert found["kernels"].startswith("reference (PyTorch ")
+    assert found["kernels"] == str(choose(torch.device("cpu"), torch.float32))
+    assert found["PyTorch"] == torch.__version__
     assert {"memory, weights", "memory, total", "memory, available on cpu"} <= found.keys()
 
 
@@ -195,13 +198,14 @@ def test_info_refuses_a_truncated_file(glmbot: Glmbot, made: Path, tmp_path: Pat
 
 
 def test_convert_writes_what_was_asked_and_tells_sizes_time_and_memory(glmbot: Glmbot, made: Path) -> None:
-    done = glmbot("convert", made, "there", "--quantization", "int8", "--head", "float16")
+    options = ("--quantization", "int8", "--head", "float16", "--layout", "rows")
+    done = glmbot("convert", made, "there", *options)
     assert done.exit_code == 0, done.output
     written = Path("there/glmbot.safetensors")
     scheme = Packed.open(written).scheme
     assert (scheme.bits, scheme.head_bits) == (8, None)
     first, second = done.stdout.splitlines()
-    assert first.startswith(f"{written}: INT8, one scale a row; embedding floats, ")
+    assert first.startswith(f"{written}: INT8, one scale a row; embedding floats; layout rows, ")
     before, after = (file.stat().st_size / 1e3 for file in (made / "model.safetensors", written))
     assert first.endswith(f"{before:.1f} kB -> {after:.1f} kB")
     assert re.fullmatch(r"\d+\.\d s, peak memory \d+\.\d\d [GM]B", second)
@@ -211,6 +215,18 @@ def test_convert_writes_what_was_asked_and_tells_sizes_time_and_memory(glmbot: G
     assert glmbot("convert", made, "there", "--group-size", 32, "--hqq", "--force").exit_code == 0
     scheme = Packed.open(written).scheme
     assert (scheme.bits, scheme.group_size, scheme.zero, scheme.head_bits) == (4, 32, True, 8)
+
+
+def test_a_packed_file_is_brought_into_another_layout(glmbot: Glmbot, made: Path) -> None:
+    for source, target, layout in ((made, "rows", "rows"), ("rows", "tiles", "tiles16")):
+        assert glmbot("convert", source, target, "--layout", layout).exit_code == 0
+        found = fields(glmbot("info", target))
+        assert found["layout"].startswith(f"{layout}: ")
+        assert found["weights"] == "INT4, groups of 64; embedding INT8"
+    assert "layout" not in fields(glmbot("info", made))
+    again = glmbot("convert", "tiles", "again", "--layout", "tiles16")
+    assert again.exit_code == 1
+    assert "error: tiles: is packed already, with layout tiles16" in again.stderr
 
 
 def decibels(result: Result) -> dict[str, float]:

@@ -16,9 +16,10 @@ from structlog.testing import capture_logs
 from torch import Tensor
 
 from model import memory, packed_writer
-from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear, tensor_shapes
+from model.checkpoint import EMBEDDINGS, Checkpoint, is_linear, is_matrix, tensor_shapes
 from model.config import PACKED_NAME, ChatGLMConfig
 from model.convert import convert
+from model.kernels.library import NoLibrary
 from model.loading import load_weights
 from model.packed import Packed, Scheme
 from model.published import Published, PublishedForm
@@ -30,9 +31,10 @@ from model.quantize import (
     quantize_int8,
     quantize_thudm,
 )
+from model.tiles import TiledWeight
 from model.tokenizer import SPECIAL_PIECES
 from model.types import ModelError
-from model.weights import Matrix, Weights
+from model.weights import Matrix, Weights, in_rows
 
 CONFIG = ChatGLMConfig(
     vocab_size=80,
@@ -87,6 +89,8 @@ def target(tmp_path: Path) -> Path:
 
 
 def same(found: Matrix, wanted: Matrix) -> bool:
+    """Whatever their order is."""
+    found, wanted = in_rows(found), in_rows(wanted)
     if isinstance(found, Tensor) or isinstance(wanted, Tensor):
         return (
             isinstance(found, Tensor)
@@ -279,7 +283,7 @@ def test_packed_integers_are_kept_whatever_is_asked(source: Path, target: Path) 
 
 
 def test_packed_integers_stay_mapped(source: Path, target: Path) -> None:
-    file = convert(source, target)
+    file = convert(source, target, layout="rows")
     found = load(file)
     maps = Path("/proc/self/maps")
     if not maps.exists():
@@ -417,11 +421,77 @@ def test_damaged_packed_source_is_told_as_that(source: Path, target: Path) -> No
         convert(target, target / "again.safetensors")
 
 
-def test_packed_source_is_refused(source: Path, target: Path, tmp_path: Path) -> None:
-    file = convert(source, target)
+@pytest.mark.parametrize("layout", ["auto", "rows", "tiles16"])
+def test_packed_source_that_would_stay_as_it_is_is_refused(
+    source: Path, target: Path, tmp_path: Path, layout: Any
+) -> None:
+    file = convert(source, target, layout=layout)
     for packed in (file, target):
         with pytest.raises(ModelError, match="packed already"):
-            convert(packed, tmp_path / "again")
+            convert(packed, tmp_path / "again", layout=layout)
+
+
+# -- the layout -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"group_size": 32, "hqq": True}, {"group_size": 20}, {"head": "float16"}]
+)
+def test_layouts_convert_into_each_other_without_loss(
+    source: Path, target: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Groups of 20 columns have no tiles: they stay rows, and the embedding goes into tiles."""
+    rows = Packed.open(convert(source, target, layout="rows", **options))
+    tiles = Packed.open(convert(target, tmp_path / "tiles", layout="tiles16"))
+    again = Packed.open(convert(tmp_path / "tiles", tmp_path / "again", layout="rows"))
+    names = tensor_shapes(CONFIG)
+    assert (rows.layout, tiles.layout, again.layout) == ("rows", "tiles16", "rows")
+    assert tiles.scheme == rows.scheme
+    assert all(torch.equal(again.read(name), rows.read(name)) for name in rows.names)
+    directly = Packed.open(convert(source, tmp_path / "directly", layout="tiles16", **options))
+    assert all(torch.equal(tiles.read(name), directly.read(name)) for name in directly.names)
+    tiled = [name for name in filter(is_matrix, names) if isinstance(tiles.matrix(name), TiledWeight)]
+    assert len(tiled) == (1 if options == {"group_size": 20} else 8 if "head" in options else 9)
+    assert same(tiles.matrix(DOWN), rows.matrix(DOWN))
+    assert {entry.name for entry in (tmp_path / "again").iterdir()} == {
+        PACKED_NAME,
+        "config.json",
+        "ice_text.model",
+    }
+
+
+def test_packed_floats_are_quantised_on_the_way(source: Path, target: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "floats", quantization="none")
+    found = Packed.open(convert(tmp_path / "floats", target))
+    assert same(found.matrix(DOWN), quantize_int4(random_values(DOWN), 64))
+
+
+@pytest.mark.parametrize(
+    ("library", "gpu", "layout"), [(True, False, "tiles16"), (False, False, "rows"), (True, True, "rows")]
+)
+def test_layout_is_that_of_the_machine_unless_one_is_asked(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, library: bool, gpu: bool, layout: str
+) -> None:
+    def open_library() -> None:
+        if not library:
+            raise NoLibrary("the native library is not built")
+
+    monkeypatch.setattr("model.convert.open_library", open_library)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert Packed.open(convert(source, target)).layout == layout
+
+
+def test_large_matrices_are_put_into_tiles_piece_by_piece(
+    source: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Packed.open(convert(source, tmp_path / "whole", layout="tiles16"))
+    monkeypatch.setattr("model.convert._AT_ONCE", 32)
+    rows = Packed.open(convert(tmp_path / "whole", tmp_path / "rows", layout="rows"))
+    pieces = Packed.open(convert(source, target, layout="tiles16"))
+    for name in tensor_shapes(CONFIG):
+        assert torch.equal(pieces.read(name), whole.read(name))
+        if is_matrix(name):
+            assert same(rows.matrix(name), whole.matrix(name))
 
 
 def test_target_that_cannot_be_is_named(source: Path, tmp_path: Path) -> None:
@@ -554,7 +624,7 @@ def most():  # in KiB; of this process alone, where ru_maxrss begins at what the
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 before = most()
-convert(Path(sys.argv[1]), Path(sys.argv[2]), search=False)
+convert(Path(sys.argv[1]), Path(sys.argv[2]), search=False, layout="tiles16")
 print(most() - before)
 """
 

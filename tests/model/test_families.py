@@ -16,9 +16,11 @@ import torch
 
 import model.families as families
 from model.families import TransformersModel, load_family
-from model.quantize import dequantize, quantize_int4
+from model.kernels.choice import choose
+from model.quantize import QuantizedWeight, dequantize, quantize_int4
 from model.quantized_linear import QuantizedLinear
 from model.types import Delta, GenerationParams, ModelError, PromptTooLong, Turn
+from model.weights import in_rows
 
 VOCAB = 304
 TEXTS = ("how do I return a parcel, please?", "怎么退货，运费是多少？")
@@ -327,24 +329,39 @@ def test_question_that_does_not_fit_by_itself_is_refused(llama: Path) -> None:
 def test_layers_compute_with_integers(
     quantization: str, bits: int, off: float, kind: str, folders: Callable[[str], Path]
 ) -> None:
-    exact, model = load(folders(kind)), load(folders(kind), quantization=quantization)
+    folder = folders(kind)
+    exact, model = load(folder), load(folder, quantization=quantization, dtype="float32")
     linears = {name: layer for name, layer in exact.network.named_modules() if type(layer) is torch.nn.Linear}
     integers = {
         name: layer for name, layer in model.network.named_modules() if type(layer) is QuantizedLinear
     }
     assert set(integers) == set(linears) - {"lm_head"}
-    assert {layer.bits for layer in integers.values()} == {bits}
+    matrices = {name: in_rows(layer.matrix) for name, layer in integers.items()}
+    assert {matrix.bits for matrix in matrices.values() if isinstance(matrix, QuantizedWeight)} == {bits}
     got, original = model.logits(prompt()), exact.logits(prompt())
     assert (got - original).norm() / original.norm() < off
-    for name, layer in integers.items():
-        linears[name].weight.copy_(dequantize(layer.matrix))
+    for name, matrix in matrices.items():
+        assert isinstance(matrix, QuantizedWeight)
+        linears[name].weight.copy_(dequantize(matrix))
     assert torch.allclose(got, exact.logits(prompt()), atol=1e-4, rtol=1e-4)
     assert answer(model) == answer(exact)
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_the_fastest_kernels_serve_where_nothing_is_to_be_exact(quantization: str, llama: Path) -> None:
+    model, exact = (load(llama, quantization=quantization, dtype=dtype) for dtype in ("auto", "float32"))
+    assert model.kernels == str(choose(torch.device("cpu"), torch.float32))
+    assert exact.kernels == str(choose(torch.device("cpu"), torch.float32, exact=True))
+    got, wanted = model.logits(prompt()), exact.logits(prompt())
+    assert (got - wanted).norm() / wanted.norm() < 0.05
+    assert load(llama).kernels == "PyTorch"
+
+
 def test_int4_scales_are_searched_on_every_device(llama: Path) -> None:
     exact = load(llama).network.model.layers[0].mlp.up_proj.weight
-    quantized = load(llama, quantization="int4").network.model.layers[0].mlp.up_proj.matrix
+    model = load(llama, quantization="int4", dtype="float32")
+    quantized = in_rows(model.network.model.layers[0].mlp.up_proj.matrix)
+    assert isinstance(quantized, QuantizedWeight)
     assert torch.equal(quantized.scale, quantize_int4(exact).scale)
     assert not torch.equal(quantized.scale, quantize_int4(exact, search=False).scale)
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
 
 import model
 from model.convert import convert
 from model.prompt import build_inputs, format_chat, process_response
-from model.quantize import QuantizedWeight
 from model.random_model import make_random
 from model.types import Delta, GenerationParams, ModelError, Turn
 
@@ -61,7 +60,7 @@ def test_the_log_says_that_a_packed_file_goes_before_published_weights(folder: P
     for path in (convert(both, both), both):
         with capture_logs() as logs:
             loaded = model.load(path, device="cpu", quantization="none", dtype="float32")
-        assert isinstance(loaded.network.weights.word_embeddings, QuantizedWeight)
+        assert not isinstance(loaded.network.weights.word_embeddings, torch.Tensor)
         told.append([line["unused"] for line in logs if "unused" in line])
     assert told == [[], ["model.safetensors"]]
 
@@ -80,7 +79,7 @@ def test_eop_ends_an_answer_and_is_not_among_its_ids(exact: model.LanguageModel)
     ids = CASES["gmask/input_ids"][0].tolist()
     tokens = CASES["gmask/greedy_tokens"][0].tolist()
     ending = replace(exact.config, eos_token_id=tokens[3])
-    network = type(exact.network)(ending, exact.network.weights)
+    network = type(exact.network)(ending, exact.network.weights, exact.network.operations)
     ended = model.LanguageModel(network, VECTORS, max_context=2048)
     assert list(ended.generate(ids, max_new_tokens=8)) == tokens[: tokens.index(tokens[3])]
 
@@ -196,11 +195,74 @@ def test_padding_rows_of_the_vocabulary_are_never_drawn(tiny: model.LanguageMode
     loud = table.clone()
     loud[pieces:] *= 50
     weights = replace(tiny.network.weights, word_embeddings=loud)
-    padded = model.LanguageModel(type(tiny.network)(tiny.config, weights), tiny.path, max_context=2048)
+    network = type(tiny.network)(tiny.config, weights, tiny.network.operations)
+    padded = model.LanguageModel(network, tiny.path, max_context=2048)
     ids = build_inputs(padded.tokenizer.encode("你好"), padded.config)
     assert max(padded.generate(ids)) >= pieces  # the bare ids show that the rows would win
     text, _ = said(padded.stream("你好", [], GREEDY))
     assert text
+
+
+def save_prefix(file: Path, seed: int, tokens: int) -> Path:
+    """A random prefix for the tiny vectors' model."""
+    values = torch.randn(tokens, 3 * 2 * 64, generator=torch.Generator().manual_seed(seed))
+    save_file({"transformer.prefix_encoder.embedding.weight": values}, file)
+    return file
+
+
+@pytest.mark.parametrize("kv_cache", ["auto", "int8", "int4"])
+def test_a_resident_prefix_answers_as_one_that_is_handed_in(tmp_path: Path, kv_cache: Any) -> None:
+    """Its pages are shared; 8 and 20 tokens fill no whole number of them."""
+    ids = CASES["gmask/input_ids"][0].tolist()
+    loaded = model.load(VECTORS, device="cpu", quantization="none", kv_cache=kv_cache)
+    plain = list(loaded.generate(ids))
+    files = [save_prefix(tmp_path / f"{tokens}.safetensors", tokens, tokens) for tokens in (8, 20)]
+    handed = [list(loaded.generate(ids, prefix=model.load_prefix(file, loaded))) for file in files]
+    resident = [loaded.load_prefix(file.stem, file) for file in files]
+    for _ in range(2):
+        assert [list(loaded.generate(ids, prefix=prefix)) for prefix in resident] == handed
+        assert list(loaded.generate(ids)) == plain
+    assert handed[0] != plain != handed[1]
+
+
+def test_pages_come_back_however_an_answer_ends(tmp_path: Path) -> None:
+    """And suffice for a prompt as long as the context, whatever prefix begins it."""
+    loaded = model.load(VECTORS, device="cpu", quantization="none", max_context=64)
+    prefixes = [None]
+    for tokens in (20, 33):
+        file = save_prefix(tmp_path / f"{tokens}.safetensors", tokens, tokens)
+        prefixes.append(loaded.load_prefix(file.stem, file))
+    ids, free = CASES["gmask/input_ids"][0].tolist(), loaded.pages.free
+    assert loaded.pages.nbytes < model.load(VECTORS, device="cpu", quantization="none").pages.nbytes / 10
+    for prefix in prefixes:
+        assert len(list(loaded.generate(ids, 1000, prefix=prefix))) == 64 - len(ids)
+        begun = loaded.generate(ids, 40, prefix=prefix)
+        next(begun)
+        assert loaded.pages.free < free
+        del begun
+        with pytest.raises(ModelError, match="outside the vocabulary"):
+            list(loaded.generate([100_000, *ids], prefix=prefix))
+        assert loaded.pages.free == free
+
+
+@pytest.mark.parametrize(
+    ("kv_cache", "dtype", "width"),
+    [
+        ("auto", "auto", 16 * 2),
+        ("fp16", "auto", 16 * 2),
+        ("int8", "auto", 16 + 2),
+        ("int4", "auto", 8 + 4),
+        ("int4", "float32", 16 * 4),
+        ("auto", "float32", 16 * 4),
+    ],
+)
+def test_keys_and_values_are_stored_as_configured_but_on_the_exact_path(
+    kv_cache: Any, dtype: Any, width: int
+) -> None:
+    """width: bytes of the 16 numbers of a head, with their scales."""
+    loaded = model.load(VECTORS, device="cpu", quantization="none", dtype=dtype, kv_cache=kv_cache)
+    layers, heads = 3, 4
+    assert loaded.pages.nbytes == 2048 * layers * 2 * heads * width
 
 
 def test_prefixes_go_by_name(tiny: model.LanguageModel) -> None:
@@ -239,7 +301,14 @@ def test_quantised_at_loading_comes_near_the_floats(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"device": "xpu"}, {"quantization": "int5"}, {"dtype": "int4"}, {"max_context": -5}]
+    "wrong",
+    [
+        {"device": "xpu"},
+        {"quantization": "int5"},
+        {"dtype": "int4"},
+        {"kv_cache": "fp8"},
+        {"max_context": -5},
+    ],
 )
 def test_a_setting_that_does_not_exist_is_named(wrong: dict[str, Any]) -> None:
     [(name, value)] = wrong.items()

@@ -15,10 +15,21 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from structlog.testing import capture_logs
 
 from model import local
 from model.local import LocalModel, check, create
-from model.types import ChatModel, Delta, GenerationParams, ModelBusy, ModelError, Turn, prompt_room
+from model.types import (
+    ChatModel,
+    Delta,
+    GenerationParams,
+    InProcess,
+    KVType,
+    ModelBusy,
+    ModelError,
+    Turn,
+    prompt_room,
+)
 
 PLAIN = GenerationParams()
 
@@ -28,6 +39,7 @@ class Speaker:
 
     name = "speaker"
     max_context = 64
+    kernels = "spoken, 1 thread"
 
     def __init__(self) -> None:
         self.words = threading.Semaphore(1000)
@@ -98,7 +110,9 @@ async def until(reached: Callable[[], bool]) -> None:
 
 async def test_an_answer_streams_from_one_thread(model: LocalModel, speaker: Speaker) -> None:
     assert isinstance(model, ChatModel)
+    assert isinstance(model, InProcess)
     assert (model.name, model.max_context, model.count_tokens("a b")) == ("speaker", 64, 2)
+    assert model.kernels == "spoken, 1 thread"
     history = [Turn("q", "a")]
     deltas = [delta async for delta in model.chat("one two", history, PLAIN, user="u")]
     assert deltas == [Delta("one"), Delta("two"), Delta("", "stop")]
@@ -329,6 +343,7 @@ class Settings:
     path: Path | None
     device: Literal["auto", "cuda", "cpu", "mps"] = "cpu"
     quantization: Literal["int4", "int8", "none"] = "int4"
+    kv_cache: KVType = "auto"
     max_context: int = 256
     max_new_tokens: int = 8
     prefixes: Mapping[str, Path] = field(default_factory=dict)
@@ -417,6 +432,19 @@ async def test_configured_prefixes_are_resident(tiny: Path, tmp_path: Path) -> N
         await model.close()
 
 
+@pytest.mark.parametrize("kv_cache", ["int8", "int4"])
+async def test_a_small_kv_cache_serves(tiny: Path, kv_cache: KVType) -> None:
+    with capture_logs() as logs:
+        model = create(Settings(tiny, kv_cache=kv_cache))
+    try:
+        assert (await ask(model, "怎么退货"))[-1].finish
+    finally:
+        await model.close()
+    [told] = [line for line in logs if line["event"] == "memory for the model"]
+    # 256 tokens of 3 layers of 4 heads of 16 numbers
+    assert told["kv_cache"] == {"int8": "110.6 kB", "int4": "73.7 kB"}[kv_cache]
+
+
 def test_a_tokenizer_that_is_missing_is_missed_at_the_start(tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "mute")
     (folder / "ice_text.model").unlink()
@@ -443,6 +471,8 @@ def test_the_check_tells_which_families_serve_one_at_a_time(tmp_path: Path) -> N
     assert "(qwen2) serves one request at a time" in notice
     with pytest.raises(ModelError, match="only ChatGLM-6B takes prefixes"):
         check(Settings(qwen, prefixes={"shop": tmp_path}))
+    with pytest.raises(ModelError, match="only ChatGLM-6B has a KV cache in int8"):
+        check(Settings(qwen, kv_cache="int8"))
     second = write_config(tmp_path, model_type="chatglm", architectures=["ChatGLMModel"], auto_map={})
     with pytest.raises(ModelError, match="code of its own"):
         check(Settings(second))

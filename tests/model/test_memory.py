@@ -9,6 +9,7 @@ import torch
 
 from model import memory
 from model.config import ChatGLMConfig
+from model.kv_cache import Storage
 from model.packed import Scheme
 from model.types import ModelError
 
@@ -44,18 +45,22 @@ def test_weights_count_each_tensor_as_stored() -> None:
     assert more == 466_944 * 2  # as the published index has it
 
 
-def test_cache_grows_with_context_and_dtype() -> None:
-    def cache(context: int, dtype: torch.dtype) -> int:
-        return memory.plan(FULL, 0, dtype=dtype, context=context).kv_cache
+@pytest.mark.parametrize(
+    ("storage", "token"), [("float32", 917_504), ("float16", 458_752), ("int8", 232_960), ("int4", 121_856)]
+)
+def test_cache_is_counted_in_pages_of_its_storage(storage: Storage, token: int) -> None:
+    def cache(context: int) -> int:
+        return memory.plan(FULL, 0, dtype=torch.float16, storage=storage, context=context).kv_cache
 
-    assert cache(2048, torch.float16) == 2048 * 2 * 28 * 4096 * 2
-    assert cache(1024, torch.float16) * 4 == cache(2048, torch.float32)
+    assert cache(2048) == 2048 * token
+    assert cache(1) == cache(16) == 16 * token
+    assert cache(17) == 32 * token
 
 
 def test_table_names_every_part() -> None:
-    assert list(memory.MemoryPlan(3000, 1000, 500, 2048).parts()) == [
+    assert list(memory.MemoryPlan(3000, 1000, 500, 2048, "int8").parts()) == [
         ("weights", 3000),
-        ("KV cache of 2,048 tokens", 1000),
+        ("KV cache of 2,048 tokens, int8", 1000),
         ("workspace", 500),
         ("total", 4500),
     ]
@@ -63,7 +68,7 @@ def test_table_names_every_part() -> None:
 
 def test_refusal_has_figures_and_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda device: 4 * 10**9)
-    plan = memory.MemoryPlan(3 * 10**9, 10**9, 5 * 10**8, 2048)
+    plan = memory.MemoryPlan(3 * 10**9, 10**9, 5 * 10**8, 2048, "float16")
     with pytest.raises(ModelError) as caught:
         memory.check(plan, CPU, file=Path("model"))
     for part in ("4.50 GB", "weights 3.00 GB", "KV cache 1.00 GB", "workspace 500.00 MB", "4.00 GB are"):
@@ -75,7 +80,7 @@ def test_refusal_has_figures_and_remedies(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("free", [None, 9 << 29])
 def test_enough_or_unknown_memory_passes(monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
     monkeypatch.setattr(memory, "available", lambda device: free)
-    memory.check(memory.MemoryPlan(3 << 30, 1 << 30, 1 << 29, 2048), CPU)
+    memory.check(memory.MemoryPlan(3 << 30, 1 << 30, 1 << 29, 2048, "float16"), CPU)
 
 
 def test_this_machine_has_memory() -> None:

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from model import packed_writer
 from model.config import PACKED_NAME, ChatGLMConfig, is_other_family
-from model.packed import Packed, Scheme, is_packed
+from model.packed import Layout, Packed, Scheme, is_packed
 from model.packed_writer import PackedWriter, Plan
 from model.quantize import QuantizedWeight
 from model.sizes import size_text
+from model.tiles import TiledWeight, fits_shape
 from model.types import ModelError
 
 CONFIG = ChatGLMConfig(
@@ -47,8 +48,8 @@ def half(_: str) -> torch.dtype:
     return torch.float16
 
 
-def plan_of(scheme: Scheme, config: ChatGLMConfig = CONFIG, **notes: str) -> Plan:
-    return Plan.make(config, scheme, half, notes)
+def plan_of(scheme: Scheme, config: ChatGLMConfig = CONFIG, layout: Layout = "rows", **notes: str) -> Plan:
+    return Plan.make(config, scheme, half, notes, layout)
 
 
 def random_tensor(dtype: torch.dtype, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -97,13 +98,14 @@ def eager_journal(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what comes back ------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     bits=st.sampled_from([4, 8, None]),
-    group_size=st.one_of(st.none(), st.integers(1, 70)),
+    group_size=st.one_of(st.none(), st.integers(1, 70), st.sampled_from([32, 64])),
     zero=st.booleans(),
     head_bits=st.sampled_from([8, None]),
-    inner=st.integers(1, 70),
+    inner=st.integers(1, 140),
+    layout=st.sampled_from(["rows", "tiles16"]),
 )
 def test_any_scheme_comes_back(
     tmp_path_factory: pytest.TempPathFactory,
@@ -112,15 +114,17 @@ def test_any_scheme_comes_back(
     zero: bool,
     head_bits: Any,
     inner: int,
+    layout: Layout,
 ) -> None:
     """Also where no group divides the columns and their number is odd."""
     scheme = Scheme(bits, group_size, zero and bits is not None, head_bits)
     config = ChatGLMConfig.from_dict(CONFIG.to_dict() | {"inner_hidden_size": inner})
     file = tmp_path_factory.mktemp("packed") / "any.safetensors"
-    tensors = write(file, plan_of(scheme, config))
+    tensors = write(file, plan_of(scheme, config, layout))
     packed = Packed.open(file)
     assert packed.config == config
     assert packed.scheme == scheme
+    assert packed.layout == layout
     assert set(packed.names) == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.equal(packed.read(name), tensor), name
@@ -130,12 +134,16 @@ def test_any_scheme_comes_back(
         assert isinstance(matrix, Tensor)
         assert torch.equal(matrix, tensors[name])
     else:
-        assert isinstance(matrix, QuantizedWeight)
+        tiled, groups = (
+            layout == "tiles16" and fits_shape(bits, group_size or inner, inner),
+            matrix.scale.shape,
+        )
+        assert isinstance(matrix, TiledWeight if tiled else QuantizedWeight)
         assert (matrix.bits, matrix.in_features, matrix.group_size) == (bits, inner, group_size or inner)
+        assert (matrix.out_features, groups[1]) == (24, -(-inner // (group_size or inner)))
         assert torch.equal(matrix.packed, tensors[name])
         assert torch.equal(matrix.scale, tensors[f"{name}_scale"])
         assert (matrix.zero is not None) == scheme.zero
-        assert matrix.scale.shape == (24, -(-inner // (group_size or inner)))
 
 
 def test_embedding_has_one_scale_per_row(file: Path) -> None:
@@ -178,6 +186,36 @@ def test_tensors_are_aligned_where_sizes_allow(file: Path) -> None:
         tensor = packed.read(name)
         if tensor.nbytes % 64 == 0:
             assert tensor.data_ptr() % 64 == 0, name
+
+
+def test_tiles_are_aligned_whatever_the_shape(file: Path) -> None:
+    config = ChatGLMConfig.from_dict(CONFIG.to_dict() | {"hidden_size": 40, "inner_hidden_size": 77})
+    plan = plan_of(Scheme(), config, "tiles16")
+    write(file, plan)
+    packed = Packed.open(file)
+    matrices = [packed.matrix(name) for name in plan.parameters if f"{name}_scale" in packed.names]
+    assert len(matrices) == 5
+    for matrix in matrices:
+        assert isinstance(matrix, TiledWeight)
+        assert matrix.packed.data_ptr() % 64 == 0
+
+
+def test_matrices_with_wide_scales_stay_rows_beside_tiles(file: Path) -> None:
+    def wide(name: str) -> torch.dtype:
+        return torch.float32 if name.startswith(QKV) else torch.float16
+
+    write(file, Plan.make(CONFIG, Scheme(), wide, {}, "tiles16"))
+    packed = Packed.open(file)
+    assert isinstance(packed.matrix(QKV), QuantizedWeight)
+    assert isinstance(packed.matrix(QKV.replace("query_key_value", "dense")), TiledWeight)
+
+
+def test_tiles_of_another_shape_are_named(file: Path) -> None:
+    write(file, plan_of(Scheme(), layout="tiles16"))
+    rewritten(file, None, **{QKV: torch.zeros(72, 12, dtype=torch.uint8)})
+    with pytest.raises(ModelError, match=r"uint8 \[72, 12\], not uint8 \[5, 1, 512\]") as caught:
+        Packed.open(file)
+    assert caught.value.tensor == QKV
 
 
 def test_tensors_are_views_of_the_file(file: Path) -> None:

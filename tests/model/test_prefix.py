@@ -15,6 +15,8 @@ from torch.nn import functional
 from model.chatglm import ChatGLM
 from model.checkpoint import PREFIX
 from model.config import ChatGLMConfig
+from model.kernels.reference import Reference
+from model.kv_cache import KVCache
 from model.prefix import Prefix, PrefixEncoder, load_prefix
 from model.types import ModelError
 from model.weights import Block, Linear, Norm, Weights
@@ -45,7 +47,7 @@ def network(dtype: torch.dtype = torch.float32) -> ChatGLM:
     ]
     embeddings = state["transformer.word_embeddings.weight"].to(dtype)
     weights = Weights(embeddings, tuple(blocks), part(Norm, "transformer.final_layernorm"))
-    return ChatGLM(CONFIG, weights, dtype=dtype)
+    return ChatGLM(CONFIG, weights, Reference(dtype))
 
 
 MODEL = SimpleNamespace(network=network())
@@ -88,10 +90,16 @@ def close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-4)
 
 
+def new_cache(prefix: Prefix | None) -> KVCache:
+    """A cache that a prefix begins, in pages of its own."""
+    pages = MODEL.network.new_pages(8, "float32")
+    return KVCache(pages) if prefix is None else MODEL.network.prefix_cache(prefix, pages)
+
+
 def follow(prefix: Prefix, ids: list[int], tokens: Tensor, steps: Tensor) -> None:
     """Prompt and expected greedy tokens through the cache, against expected logits."""
     net = MODEL.network
-    cache = net.new_cache(prefix)
+    cache = new_cache(prefix)
     logits = net.begin([ids], [cache])
     for token, expected in zip(tokens.tolist(), steps, strict=True):
         assert int(logits[0].argmax()) == token
@@ -144,10 +152,12 @@ def test_prefixes_of_one_batch_do_not_touch_each_other(prefixes: dict[str, Prefi
     net = MODEL.network
     ids = EXPECTED["ptuning/input_ids"][0].tolist()
     chosen = (prefixes["ptuning"], None, prefixes["ptuning_proj"])
-    caches = [net.new_cache(prefix) for prefix in chosen]
+    pages = net.new_pages(24, "float32")
+    held = [None if prefix is None else net.prefix_cache(prefix, pages) for prefix in chosen]
+    caches = [KVCache(pages) if cache is None else cache.fork() for cache in held]
     together = [net.begin([ids] * 3, caches), net.decode([17] * 3, caches)]
     for row, prefix in enumerate(chosen):
-        cache = net.new_cache(prefix)
+        cache = new_cache(prefix)
         close(together[0][row], net.begin([ids], [cache])[0])
         close(together[1][row], net.decode([17], [cache])[0])
     assert not torch.allclose(together[0][0], together[0][2], atol=1)

@@ -16,6 +16,8 @@ import torch
 from model.chatglm import ChatGLM
 from model.checkpoint import Checkpoint
 from model.config import ChatGLMConfig
+from model.kernels.reference import Reference
+from model.kv_cache import KVCache
 from model.loading import load_weights
 from model.published import Published
 from model.quantize import QuantizedWeight, from_thudm, quantize_thudm
@@ -85,8 +87,8 @@ def test_text_goes_in_and_comes_out(form: Form, made: Make) -> None:
     tokenizer = Tokenizer(made(form))
     config, weights = load_weights(made(form), quantization="none", dtype=torch.float16)
     tokenizer.check(config)
-    network = ChatGLM(config, weights, dtype=torch.float16)
-    cache = network.new_cache()
+    network = ChatGLM(config, weights, Reference(torch.float16))
+    cache = KVCache(network.new_pages(16, "float16"))
     prompt = [*tokenizer.encode(TEXT), config.gmask_token_id, config.bos_token_id]
     logits, answer = network.begin([prompt], [cache])[0], list[int]()
     for _ in range(48):

@@ -1,0 +1,45 @@
+"""Which implementation of the operations serves here, and why none that is faster does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from model.kernels.library import NoLibrary, Pool, open_library
+from model.kernels.native import Native
+from model.kernels.operations import Operations
+from model.kernels.reference import Reference
+from model.kernels.torch_int4 import TorchInt4, is_available
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An implementation; `reason`: why it is not the fastest there could be, None where it is."""
+
+    operations: Operations
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        """For people: "native avx512vnni, 2 threads" or "torch int4: the native library is not built ..."."""
+        return self.operations.name if self.reason is None else f"{self.operations.name}: {self.reason}"
+
+
+def choose(device: torch.device, dtype: torch.dtype, *, exact: bool = False) -> Choice:
+    """The fastest implementation for activations of `dtype` on a device.
+
+    exact: no activation is quantised or rounded below its dtype. Nothing is compiled here. Raises ModelError
+    where GLMBOT_CPU_ISA or GLMBOT_CPU_THREADS ask for what there is not.
+    """
+    if device.type != "cpu":
+        return Choice(Reference(dtype, exact), f"there are no kernels for {device.type} yet")
+    try:
+        if dtype == torch.float32:
+            library = open_library()
+            return Choice(Native(library, Pool(library), exact=exact))
+        reason = f"the native library computes in float32, not in {str(dtype).removeprefix('torch.')}"
+    except NoLibrary as error:
+        reason = f"{error.problem}; {error.remedy}"
+    if is_available() and not exact:
+        return Choice(TorchInt4(dtype), reason)
+    return Choice(Reference(dtype, exact), reason)

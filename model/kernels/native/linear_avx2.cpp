@@ -1,0 +1,3 @@
+#include "kernels.hpp"
+
+const glm::Kernels* glm::avx2_kernels() { return nullptr; }
