@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 
 from model import load
 from model.bench.random_weights import write
@@ -26,6 +27,13 @@ TINY = replace(
     mask_token_id=160,
     gmask_token_id=161,
 )
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[None]:
+    """The command sends logs to a stream that ends with its test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
