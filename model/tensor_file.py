@@ -216,7 +216,9 @@ def _holds_code(path: Path) -> bool:
     """Whether the pickles of a `.bin` name anything that no tensor is rebuilt with; nothing is run."""
     stream = io.BytesIO(_pickles(path))
     try:
-        return any(not _rebuilds(name) for _ in range(_PICKLES) for name in _imports(stream))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged bytes may read as odd escapes
+            return any(not _rebuilds(name) for _ in range(_PICKLES) for name in _imports(stream))
     except ValueError:
         return False  # no pickle, or not up to here
 
