@@ -1,4 +1,4 @@
-"""What connectors with HTTP routes share: bodies read within bounds, JSON objects, refusals."""
+"""What connectors that speak HTTP share: bodies read within bounds, JSON objects, refusals, reasons."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 
 READ_WITHIN = 30.0
@@ -64,3 +65,14 @@ def json_response(value: object, *, status: int = 200) -> web.Response:
     """A JSON answer, characters as they are."""
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     return web.Response(body=body, status=status, content_type="application/json")
+
+
+def reason(error: Exception) -> str:
+    """Why a request of ours failed, without its URL, which may hold a secret."""
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return "no connection in time"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{type(error).__name__} ({error.strerror})"
+    return type(error).__name__

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 from pydantic import SecretStr
 
+from bot.connectors.http import reason
 from bot.errors import MAY_HAVE_ARRIVED, ConnectorError
 
 CONNECT_WITHIN = 10.0
@@ -95,18 +96,8 @@ class BotApi:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # Not `from error`: some of aiohttp's errors carry the URL.
             unsure = method in _SHOWN_TWICE and not isinstance(error, _NOT_SENT)
-            raise ApiError(method, _reason(error), patience=MAY_HAVE_ARRIVED if unsure else None) from None
+            raise ApiError(method, reason(error), patience=MAY_HAVE_ARRIVED if unsure else None) from None
         return _result(method, status, body)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ServerTimeoutError):
-        return "no connection in time"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{type(error).__name__} ({error.strerror})"
-    return type(error).__name__
 
 
 def _result(method: str, status: int, body: bytes) -> Any:

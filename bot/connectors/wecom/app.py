@@ -16,8 +16,9 @@ from bot.connectors.http import Refused
 from bot.connectors.wecom import xml
 from bot.connectors.wecom.api import ApiError, QyApi
 from bot.connectors.wecom.app_messages import KIND, Ignored, KfEvent, read
-from bot.connectors.wecom.app_sender import MAX_TEXT, AppSender, plain_text
+from bot.connectors.wecom.app_sender import MAX_TEXT, AppSender
 from bot.connectors.wecom.callback import Callback
+from bot.connectors.wecom.content import plain_text
 from bot.connectors.wecom.passive import PassiveReplies
 from bot.errors import Overloaded, StoreError, Undeliverable
 from bot.message import Message, Segment

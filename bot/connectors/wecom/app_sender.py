@@ -10,6 +10,7 @@ import structlog
 from bot.config_connectors import WecomAppSettings
 from bot.connectors.wecom import markdown
 from bot.connectors.wecom.api import ApiError, QyApi
+from bot.connectors.wecom.content import article, is_playable, plain_text
 from bot.connectors.wecom.held import HeldSends
 from bot.connectors.wecom.pace import Limit, Pace
 from bot.errors import ConnectorError, Undeliverable
@@ -25,7 +26,6 @@ APPCHAT = "appchat:"
 PER_MEMBER = (Limit(30, 60.0), Limit(1000, 3600.0))
 PER_APPCHAT = (Limit(200, 60.0), Limit(10_000, 86_400.0))
 """What one member is shown; WeCom drops more than that without an error (documents 90236 and 90312)."""
-_VOICE = b"#!AMR"
 _NOBODY = 81013
 _MISSED: tuple[LostReason, ...] = ("invaliduser", "unlicenseduser")
 
@@ -109,17 +109,10 @@ class AppSender:
         if item is None:
             return _content("markdown", markdown.subset(clean_text(outgoing.text)))
         if item.kind == "link":
-            article = {"title": item.name or item.url, "description": item.text, "url": item.url}
-            return {"msgtype": "news", "news": {"articles": [article]}}
-        kind = "file" if item.kind == "voice" and not item.data.startswith(_VOICE) else item.kind
+            return {"msgtype": "news", "news": {"articles": [article(item)]}}
+        kind = "file" if item.kind == "voice" and not is_playable(item) else item.kind
         media_id = await self._api.upload(kind, item.name, item.data, part=outgoing.key)
         return {"msgtype": kind, kind: {"media_id": media_id}}
-
-
-def plain_text(outgoing: Outgoing) -> str:
-    """The text of a part without markup."""
-    text = clean_text(outgoing.text)
-    return markdown.plain(text) if outgoing.markdown else text
 
 
 def _content(kind: str, text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 
+from bot.connectors.http import reason
 from bot.connectors.wecom.errcodes import PERMANENT, Explanation, explain
 from bot.errors import ConnectorError
 
@@ -79,7 +80,12 @@ class ApiError(ConnectorError):
             return self.permanent
         if self.code is None:
             return self.status is not None and 400 <= self.status < 500 and self.status not in _LATER
-        return self.permanent or self.explanation is None
+        return self.permanent or self.unknown
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it is a refusal by an errcode that nobody here knows."""
+        return self.code is not None and self.explanation is None and self.method != GETTOKEN
 
     @property
     def summary(self) -> str:
@@ -219,7 +225,7 @@ class Http:
                     tuple(value for name, value in (params or {}).items() if name in _SECRETS and value),
                 )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            problem, unsure = _reason(error), not isinstance(error, _NOT_SENT)
+            problem, unsure = reason(error), not isinstance(error, _NOT_SENT)
         # Raised out here, for many of aiohttp's errors carry the URL and with it the token: not even
         # the new error's context may hold one.
         raise ApiError(method, problem, unsure=unsure)
@@ -253,13 +259,3 @@ async def _read(method: str, response: aiohttp.ClientResponse, limit: int) -> by
         else:
             return bytes(body)
     raise ApiError(method, f"the answer has more than {limit} bytes", unsure=True)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ServerTimeoutError):
-        return "no connection in time"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{type(error).__name__} ({error.strerror})"
-    return type(error).__name__

@@ -8,6 +8,7 @@ import structlog
 
 from bot.connectors.fields import integer, string
 from bot.connectors.wecom.api import ApiError, QyApi
+from bot.connectors.wecom.client import REFUSED_PATIENCE
 from bot.connectors.wecom.kf_messages import HOLDERS
 from bot.connectors.wecom.kf_talks import Talks
 from bot.errors import ConnectorError, Undeliverable
@@ -18,8 +19,6 @@ BOT, WAITING, HUMAN, ENDED = 1, 2, 3, 4
 PEOPLE = frozenset({WAITING, HUMAN})
 NO_TRANSITION = 95016
 BUSY = -1
-UNSURE = 600.0
-"""Seconds for which is tried what nobody knows the outcome of: a customer's other answers wait behind it."""
 
 
 def refused(error: ApiError) -> bool:
@@ -46,7 +45,8 @@ class Desk:
         place = {"open_kfid": self._kf_id, "external_userid": customer}
         state = integer((await self._api.post("kf/service_state/get", place)).get("service_state"))
         if state is None or state not in HOLDERS:
-            raise ConnectorError("kf/service_state/get: no service_state that is known", patience=UNSURE)
+            problem = "kf/service_state/get: no service_state that is known"
+            raise ConnectorError(problem, patience=REFUSED_PATIENCE)
         self._talks.of(customer).human = state in PEOPLE
         return state
 

@@ -10,13 +10,12 @@ import structlog
 
 from bot.connectors.fields import string
 from bot.connectors.wecom.api import ApiError, QyApi
-from bot.connectors.wecom.kf_desk import BUSY, UNSURE, Desk, refused
+from bot.connectors.wecom.content import plain_text
+from bot.connectors.wecom.kf_desk import BUSY, Desk, refused
 from bot.connectors.wecom.kf_menu import MAX_HEAD, buttons, menu
 from bot.connectors.wecom.kf_messages import WELCOME
 from bot.connectors.wecom.kf_talks import QUOTA, Talk, Talks
-from bot.connectors.wecom.markdown import plain
 from bot.errors import ConnectorError, Undeliverable
-from bot.message import clean_text
 from bot.metrics import LostReason, Metrics
 from bot.render import measure
 from bot.reply import Attachment, Outgoing
@@ -70,7 +69,7 @@ class Sender:
         code = talk.granted(target)
         if code:
             try:
-                told = await self._answer_event(code, outgoing, _text(_shown(outgoing)))
+                told = await self._answer_event(code, outgoing, _text(plain_text(outgoing)))
             except Undeliverable as error:
                 log.warning("a notice was refused", bot=self._name, problem=error.problem)
                 talk.spend()
@@ -115,7 +114,7 @@ class Sender:
         try:
             answer = await self._api.post("kf/send_msg", {**place, **content}, part=msgid)
         except ApiError as error:
-            if _unlisted(error) and talk.delivered(msgid) is not None:
+            if error.unknown and talk.delivered(msgid) is not None:
                 log.warning("a message was refused that seems to be there", problem=error.problem)
                 talk.note(msgid, delivered=True)
                 return msgid
@@ -139,7 +138,7 @@ class Sender:
             payload = {"code": code, "msgid": msgid, **content}
             await self._api.post("kf/send_msg_on_event", payload, part=msgid)
         except ApiError as error:
-            if (_unlisted(error) or error.code == USED_CODE) and talk.delivered(msgid) is not None:
+            if (error.unknown or error.code == USED_CODE) and talk.delivered(msgid) is not None:
                 log.warning("a notice was refused that seems to be there", problem=error.problem)
                 return msgid
             if refused(error):
@@ -157,7 +156,7 @@ class Sender:
 
     def _written(self, outgoing: Outgoing) -> list[dict[str, Any]]:
         """One message where the text fits above its buttons, else the text and a menu of its own."""
-        text = _shown(outgoing)
+        text = plain_text(outgoing)
         clicks = buttons(outgoing, lambda key: self._label(key, text), feedback=self._feedback)
         if not clicks:
             return [_text(text)]
@@ -191,22 +190,9 @@ def _unclear(error: ApiError) -> bool:
     return error.method.startswith("kf/send") and error.code in (None, BUSY) and error.retry_after is None
 
 
-def _unlisted(error: ApiError) -> bool:
-    return error.code is not None and error.explanation is None and error.method != "gettoken"
-
-
 def _judged(error: ApiError) -> ConnectorError:
-    """What becomes of a part: never, later, or for a while, where nobody knows what the errcode means."""
-    if error.permanent:
-        return Undeliverable(error.problem, code=error.code)
-    if _unlisted(error):
-        return ConnectorError(error.problem, code=error.code, patience=UNSURE)
-    return error
-
-
-def _shown(outgoing: Outgoing) -> str:
-    text = clean_text(outgoing.text)
-    return plain(text) if outgoing.markdown else text
+    """What becomes of a part: never, or as the error says."""
+    return Undeliverable(error.problem, code=error.code) if error.permanent else error
 
 
 def _text(text: str) -> dict[str, Any]:

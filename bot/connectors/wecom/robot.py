@@ -12,8 +12,8 @@ from aiohttp import web
 
 from bot.config_connectors import WecomRobotSettings
 from bot.connectors.base import Capabilities, Inlet, Status
-from bot.connectors.wecom import markdown
 from bot.connectors.wecom.api import ApiError, QyApi
+from bot.connectors.wecom.content import article, is_playable, plain_text
 from bot.connectors.wecom.held import HeldSends
 from bot.connectors.wecom.pace import Limit, Pace
 from bot.errors import ConnectorError, Undeliverable
@@ -27,7 +27,6 @@ PER_ROBOT = Limit(20, 60.0)
 MAX_IMAGE = 2 << 20
 """Bytes of a JPEG or PNG before base64."""
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-_VOICE = b"#!AMR"
 
 
 class Robot:
@@ -114,8 +113,7 @@ class Robot:
                 log.warning("refused, sending text instead", bot=self.name, problem=error.problem)
             else:
                 return
-        text = markdown.plain(outgoing.text) if outgoing.markdown else outgoing.text
-        await self._post("text", {"content": text}, outgoing)
+        await self._post("text", {"content": plain_text(outgoing)}, outgoing)
 
     async def _shown(self, outgoing: Outgoing) -> tuple[str, dict[str, Any]]:
         """(msgtype, content); an image or recording of a kind that WeCom does not show goes as a file."""
@@ -123,12 +121,11 @@ class Robot:
         if item is None:
             return "markdown_v2", {"content": outgoing.text}
         if item.kind == "link":
-            article = {"title": item.name or item.url, "description": item.text, "url": item.url}
-            return "news", {"articles": [article]}
+            return "news", {"articles": [article(item)]}
         if item.kind == "image" and item.data.startswith(_IMAGES) and len(item.data) <= MAX_IMAGE:
             digest = hashlib.md5(item.data, usedforsecurity=False).hexdigest()
             return "image", {"base64": base64.b64encode(item.data).decode(), "md5": digest}
-        kind = "voice" if item.kind == "voice" and item.data.startswith(_VOICE) else "file"
+        kind = "voice" if item.kind == "voice" and is_playable(item) else "file"
         media_id = await self._api.upload(
             kind,
             item.name,
