@@ -50,7 +50,9 @@ class Channels:
         text = partial(self._text, language_of(reply.text))
         target = Target(connector.kind, connector.name, chat_id, user=chat_id)
         parts = compose(with_sources(reply, able, text), able, target, None, _digest(chat, key))
-        returned = await self._store.write(OutboxTable.add(parts, state=SENT if able.pull else PENDING))
+        returned = await self._store.write(
+            await OutboxTable.adding(parts, state=SENT if able.pull else PENDING)
+        )
         new = numbered(parts, OutboxTable.added(returned))
         if not able.pull:
             self._outbox.submit(new)

@@ -351,7 +351,7 @@ class Turn:
             if self._shown is not None:
                 steps.append(OutboxTable.drop_stream(self._inbox_id))
         if parts:
-            steps.append(OutboxTable.add(parts, state=SENT if pull else PENDING))
+            steps.append(await OutboxTable.adding(parts, state=SENT if pull else PENDING))
         if not steps:
             return
         returned = await self.desk.store.write(*steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -125,6 +126,13 @@ class OutboxTable:
             for part in parts
         ]
         return Step(_ADD, rows)
+
+    @classmethod
+    async def adding(cls, parts: Sequence[Outgoing], *, state: int = PENDING) -> Step:
+        """`add`, beside the event loop where there are media: they become base64 by the megabyte."""
+        if any(part.attachment and part.attachment.data for part in parts):
+            return await asyncio.to_thread(cls.add, parts, state=state)
+        return cls.add(parts, state=state)
 
     @staticmethod
     def added(returned: object) -> dict[str, int]:
