@@ -91,8 +91,6 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "glm_pool_threads": (c_int32, (_POOL,)),
     "glm_linear": (None, (_POOL, _MATRIX, _DATA, c_int64, _DATA, c_int32)),
     "glm_embed": (None, (_MATRIX, _DATA, c_int64, _DATA)),
-    "glm_to_tiles": (None, (_POOL, _MATRIX, *(_DATA,) * 6)),
-    "glm_to_rows": (None, (_POOL, _MATRIX, *(_DATA,) * 3)),
     "glm_norm": (
         None,
         (_POOL, _DATA, _DATA, c_float, _DATA, _DATA, c_float, c_int64, c_int64, _DATA),

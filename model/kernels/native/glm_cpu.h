@@ -68,13 +68,6 @@ GLM_API void glm_linear(glm_pool*, const glm_matrix*, const float* x, int64_t ro
 /* Rows `ids` of a matrix as floats, y [rows, in]; an id that is none gives NaN. */
 GLM_API void glm_embed(const glm_matrix*, const int64_t* ids, int64_t rows, float* y);
 
-/* From rows to tiles and back: packed int8 [out, in] or uint8 [out, ceil(in / 2)] of value + 8, even column in
- * the low nibble; scale and zero [out, groups]. The matrix gives the shape; glm_to_tiles reads none of its
- * pointers. Padding is the integer 0 with scale and zero 0. zero may be NULL. */
-GLM_API void glm_to_tiles(glm_pool*, const glm_matrix*, const void* packed, const uint16_t* scale, const uint16_t* zero,
-                          void* to_packed, uint16_t* to_scale, uint16_t* to_zero);
-GLM_API void glm_to_rows(glm_pool*, const glm_matrix*, void* packed, uint16_t* scale, uint16_t* zero);
-
 /* -- elementwise ------------------------------------------------------------------------------- */
 
 /* out [rows, width] = LayerNorm(alpha * x + y) with the population's variance; y may be NULL. out may be x or y. */

@@ -18,7 +18,7 @@ from torch import Tensor
 from model.kernels.library import GlmMatrix, Library, Pool
 from model.kernels.native import Native
 from model.quantize import QuantizedWeight, dequantize, pack_int4, quantize_int4
-from model.tiles import TiledWeight, block_size, to_rows, to_tiles
+from model.tiles import TiledWeight, block_size, to_tiles
 
 Bits = Literal[4, 8]
 relaxed = settings(
@@ -128,49 +128,6 @@ def test_heavy_tails_of_weights_cost_nothing_and_those_of_activations_little(
     y = Native(library, Pool(library, 1)).linear(x, to_tiles(weight))
     expected = x @ dequantize(weight).T
     assert (y - expected).norm() < bound * expected.norm()
-
-
-@relaxed
-@given(weight=weights)
-def test_matrices_go_into_tiles_and_back_as_by_torch(library: Library, weight: QuantizedWeight) -> None:
-    expected, pool = to_tiles(weight), Pool(library, 2, spin_us=1)
-    tiles = TiledWeight(
-        weight.bits,
-        weight.group_size,
-        weight.out_features,
-        weight.in_features,
-        torch.empty_like(expected.packed),
-        torch.empty_like(expected.scale),
-        None if expected.zero is None else torch.empty_like(expected.zero),
-    )
-    zero = None if weight.zero is None else weight.zero.data_ptr()
-    matrix = describe(tiles)
-    library.c.glm_to_tiles(
-        pool.handle,
-        byref(matrix),
-        weight.packed.data_ptr(),
-        weight.scale.data_ptr(),
-        zero,
-        matrix.packed,
-        matrix.scale,
-        matrix.zero,
-    )
-    assert tiles.packed.equal(expected.packed)
-    assert tiles.scale.equal(expected.scale)
-    assert tiles.zero is expected.zero is None or tiles.zero.equal(expected.zero)
-
-    packed, scale = torch.empty_like(weight.packed), torch.empty_like(weight.scale)
-    back = None if weight.zero is None else torch.empty_like(weight.zero)
-    library.c.glm_to_rows(
-        pool.handle,
-        byref(matrix),
-        packed.data_ptr(),
-        scale.data_ptr(),
-        None if back is None else back.data_ptr(),
-    )
-    assert packed.equal(to_rows(tiles).packed)
-    assert scale.equal(weight.scale)
-    assert back is weight.zero is None or back.equal(weight.zero)
 
 
 def test_layer_norm_may_write_over_what_it_reads(library: Library) -> None:
