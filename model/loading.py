@@ -174,13 +174,7 @@ def load_weights(
     reader = Reader(source, Recipe(quantization), dtype)
     plan = estimate(reader, dtype=dtype, storage=storage, context=context)
     free = memory.available(device)
-    log.info(
-        "memory for the model",
-        weights=size_text(plan.weights),
-        kv_cache=size_text(plan.kv_cache),
-        workspace=size_text(plan.workspace),
-        available="unknown" if free is None else size_text(free),
-    )
+    _tell(plan, free)
     memory.check(plan, device, file=path)
 
     def vector(name: str) -> Tensor:
@@ -224,6 +218,16 @@ def load_weights(
     embeddings = matrix(EMBEDDINGS)
     blocks = tuple(block(f"transformer.layers.{layer}") for layer in range(config.num_layers))
     return config, Weights(embeddings, blocks, norm("transformer.final_layernorm"))
+
+
+def _tell(plan: memory.MemoryPlan, free: int | None) -> None:
+    log.info(
+        "memory for the model",
+        weights=size_text(plan.weights),
+        kv_cache=size_text(plan.kv_cache),
+        workspace=size_text(plan.workspace),
+        available="unknown" if free is None else size_text(free),
+    )
 
 
 def _parameter(stored: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,8 +11,11 @@ from model.kernels.library import ISA_VARIABLE, Library, NoLibrary, open_library
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> Library:
-    """The native library with the best instruction set; skips only where no compiler could have built it."""
+def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
+    """The native library with the best instruction set, before a test and after it.
+
+    Skips only where no compiler could have built it.
+    """
     monkeypatch.delenv(ISA_VARIABLE, raising=False)
     try:
         opened = open_library()
@@ -20,4 +24,5 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
             raise
         pytest.skip(str(error))
     opened.use(opened.isas[0])
-    return opened
+    yield opened
+    opened.use(opened.isas[0])
