@@ -6,6 +6,8 @@ from bot.connectors.wecom import markdown
 from bot.message import clean_text
 from bot.reply import Attachment, Outgoing
 
+JPEG_OR_PNG = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+"""How a picture begins that WeCom shows."""
 _AMR = b"#!AMR"
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from bot.config_connectors import WecomRobotSettings
 from bot.connectors.base import Capabilities, Inlet, Status
 from bot.connectors.wecom.api import ApiError, QyApi
-from bot.connectors.wecom.content import article, is_playable, plain_text
+from bot.connectors.wecom.content import JPEG_OR_PNG, article, is_playable, plain_text
 from bot.connectors.wecom.held import HeldSends
 from bot.connectors.wecom.pace import Limit, Pace
 from bot.errors import ConnectorError, Undeliverable
@@ -26,7 +26,6 @@ MAX_TEXT = 2048
 PER_ROBOT = Limit(20, 60.0)
 MAX_IMAGE = 2 << 20
 """Bytes of a JPEG or PNG before base64."""
-_IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 class Robot:
@@ -122,7 +121,7 @@ class Robot:
             return "markdown_v2", {"content": outgoing.text}
         if item.kind == "link":
             return "news", {"articles": [article(item)]}
-        if item.kind == "image" and item.data.startswith(_IMAGES) and len(item.data) <= MAX_IMAGE:
+        if item.kind == "image" and item.data.startswith(JPEG_OR_PNG) and len(item.data) <= MAX_IMAGE:
             digest = hashlib.md5(item.data, usedforsecurity=False).hexdigest()
             return "image", {"base64": base64.b64encode(item.data).decode(), "md5": digest}
         kind = "voice" if item.kind == "voice" and is_playable(item) else "file"

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bot.connectors.wecom.content import JPEG_OR_PNG
 from bot.message import clean_text
 from bot.render import split_text
 from bot.reply import Outgoing
@@ -28,7 +29,6 @@ KEEP = 900.0
 CAPACITY = 10_000
 REMEMBER = 2 * 3600.0
 """Seconds that what WeCom has taken is remembered: as long as an answer may wait behind another, and more."""
-_IMAGE_TYPES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def _image(part: Outgoing) -> bytes:
     item = part.attachment
     if item is None or item.kind != "image" or len(item.data) > MAX_IMAGE:
         return b""
-    return item.data if item.data.startswith(_IMAGE_TYPES) else b""
+    return item.data if item.data.startswith(JPEG_OR_PNG) else b""
 
 
 def _pieces(texts: Iterable[str], markdown: bool) -> tuple[str, ...]:
