@@ -52,8 +52,9 @@ struct Kernels {
     void (*norm)(const float* x, const float* y, float alpha, const float* weight, const float* bias,
                  float epsilon, int64_t width, float* out);
 
-    // In place: 16 floats + bias (or NULL), then tanh-GELU if asked for.
-    void (*finish)(float* x, const float* bias, bool gelu);
+    // y = 16 finished sums + bias (or NULL), then tanh-GELU if asked for. past: written past the caches where y is
+    // on a line of its own, for results that are more than they hold.
+    void (*finish)(const float* sums, const float* bias, bool gelu, bool past, float* y);
 
     // Rounds of DOT_MACS integer multiply-accumulates in registers; returns something of the result.
     int32_t (*dot_rounds)(int64_t rounds);

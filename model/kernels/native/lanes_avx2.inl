@@ -30,6 +30,11 @@ GLM_TARGET static inline void store(float* p, Floats a) {
     _mm256_storeu_ps(p + 8, a.v[1]);
 }
 
+GLM_TARGET static inline void store_past(float* p, Floats a) {
+    _mm256_stream_ps(p, a.v[0]);
+    _mm256_stream_ps(p + 8, a.v[1]);
+}
+
 GLM_TARGET static inline void store_part(float* p, Floats a, int64_t n) {
     _mm256_maskstore_ps(p, first(n), a.v[0]);
     _mm256_maskstore_ps(p + 8, first(n - 8), a.v[1]);

@@ -14,6 +14,7 @@ GLM_TARGET static inline Floats fill(float a) { return {_mm512_set1_ps(a)}; }
 GLM_TARGET static inline Floats load(const float* p) { return {_mm512_loadu_ps(p)}; }
 GLM_TARGET static inline Floats load_part(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
 GLM_TARGET static inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }
+GLM_TARGET static inline void store_past(float* p, Floats a) { _mm512_stream_ps(p, a.v); }
 GLM_TARGET static inline void store_part(float* p, Floats a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
 
 GLM_TARGET static inline Floats add(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }

@@ -34,6 +34,8 @@ GLM_TARGET static inline Floats load_part(const float* p, int64_t n) {
     return load(lanes);
 }
 
+GLM_TARGET static inline void store_past(float* p, Floats a) { store(p, a); }
+
 GLM_TARGET static inline void store_part(float* p, Floats a, int64_t n) {
     if (n >= 16) return store(p, a);
     float lanes[16];

@@ -20,6 +20,7 @@ static inline Floats fill(float a) { GLM_LANES(Floats, a); }
 static inline Floats load(const float* p) { GLM_LANES(Floats, p[i]); }
 static inline Floats load_part(const float* p, int64_t n) { GLM_LANES(Floats, i < n ? p[i] : 0.0f); }
 static inline void store(float* p, Floats a) { std::memcpy(p, a.v, sizeof a.v); }
+static inline void store_past(float* p, Floats a) { store(p, a); }  // the caches, to a multiple of 64 bytes
 static inline void store_part(float* p, Floats a, int64_t n) { std::memcpy(p, a.v, sizeof(float) * (n < 16 ? n : 16)); }
 
 static inline Floats add(Floats a, Floats b) { GLM_LANES(Floats, a.v[i] + b.v[i]); }

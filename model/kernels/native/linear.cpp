@@ -18,6 +18,7 @@ namespace {
 constexpr int64_t CHUNK = 256;     // rows of x at a time
 constexpr int COLUMNS = 1024;      // of a cut
 constexpr int64_t UNIT = 8;        // tiles that a thread takes at most
+constexpr int64_t LARGE = 1 << 18; // numbers of a result that the second cache would not hold
 constexpr int64_t WORTH = 8192;    // numbers to quantise that are worth another thread
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -46,17 +47,22 @@ struct Call {
     int64_t tiles() const { return ceil_div(w.out_features, TILE); }
     int64_t unit() const { return std::clamp<int64_t>(tiles() / (pool.threads() * 4), 1, UNIT); }
 
-    // The finished sums [last - first, rows, 16] of tiles to y.
-    void put(float* sums, int64_t rows, int64_t first, int64_t last, float* y) const {
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t tile = first; tile < last; tile++) {
-                float* from = sums + ((tile - first) * rows + row) * TILE;
-                const int64_t column = tile * TILE, count = std::min<int64_t>(TILE, w.out_features - column);
-                float bias[TILE] = {};
-                if (w.bias) std::memcpy(bias, w.bias + column, sizeof(float) * count);
-                kernels.finish(from, w.bias ? bias : nullptr, gelu);
-                std::memcpy(y + row * w.out_features + column, from, sizeof(float) * count);
-            }
+    // The sums [last - first, rows, 16] of tiles, finished, to y.
+    void put(const float* sums, int64_t rows, int64_t first, int64_t last, float* y) const {
+        const bool past = rows * w.out_features >= LARGE;
+        const int64_t whole = std::min<int64_t>(last, w.out_features / TILE);
+        for (int64_t row = 0; row < rows; row++) {
+            float* to = y + row * w.out_features;
+            for (int64_t tile = first; tile < whole; tile++)
+                kernels.finish(sums + ((tile - first) * rows + row) * TILE, w.bias ? w.bias + tile * TILE : nullptr, gelu,
+                               past, to + tile * TILE);
+            if (whole == last) continue;
+            const std::size_t bytes = sizeof(float) * (w.out_features - whole * TILE);  // of the last tile, in part
+            float bias[TILE] = {}, part[TILE];
+            if (w.bias) std::memcpy(bias, w.bias + whole * TILE, bytes);
+            kernels.finish(sums + ((whole - first) * rows + row) * TILE, w.bias ? bias : nullptr, gelu, false, part);
+            std::memcpy(to + whole * TILE, part, bytes);
+        }
     }
 };
 

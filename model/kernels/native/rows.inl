@@ -22,11 +22,14 @@ GLM_TARGET static inline Floats gelu(Floats x) {
     return div(x, add(fill(1.0f), exponential(minus_2u)));
 }
 
-GLM_TARGET static void finish(float* x, const float* bias, bool with_gelu) {
-    Floats y = load(x);
-    if (bias != nullptr) y = add(y, load(bias));
-    if (with_gelu) y = gelu(y);
-    store(x, y);
+GLM_TARGET static void finish(const float* sums, const float* bias, bool with_gelu, bool past, float* y) {
+    Floats x = load(sums);
+    if (bias != nullptr) x = add(x, load(bias));
+    if (with_gelu) x = gelu(x);
+    if (past && reinterpret_cast<std::uintptr_t>(y) % 64 == 0)
+        store_past(y, x);
+    else
+        store(y, x);
 }
 
 // Blocks whose largest number is below this count as zero: their reciprocal might not be finite.
