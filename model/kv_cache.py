@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from model import huge_pages
 from model.types import KVType, ModelError
 
 PAGE = 16
@@ -40,6 +41,12 @@ def choose_storage(kv_type: KVType, *, exact: bool) -> Storage:
     if exact:
         return "float32"
     return kv_type if kv_type == "int8" or kv_type == "int4" else "float16"
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None) -> Tensor:
+    if device is None or device.type == "cpu":  # 16 tokens of a head are 4 KiB in float16, just a page of memory
+        return huge_pages.empty(shape, dtype)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def page_count(tokens: int) -> int:
@@ -82,7 +89,7 @@ class KVPages:
         self.storage = storage
         shape = (layers, count, 2, heads, PAGE)
         width = head_size // 2 if storage == "int4" else head_size
-        self.data = torch.empty(*shape, width, dtype=_DTYPES[storage], device=device)
+        self.data = _empty((*shape, width), _DTYPES[storage], device)
         self.scale: Tensor | None = None
         self.zero: Tensor | None = None
         if storage in ("int8", "int4"):
