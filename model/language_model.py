@@ -75,6 +75,8 @@ def load(
     )
     if unused := unused_weights(path):
         log.info("the packed file is used, not the published weights beside it", unused=unused[0].name)
+    if choice.has_own_threads:  # torch's keep spinning on the same cores for a while after each operation
+        torch.set_num_threads(1)
     network, context = ChatGLM(config, weights, operations), max_context or config.max_sequence_length
     # the tokenizer is looked for later, when the working directory may be another
     return LanguageModel(

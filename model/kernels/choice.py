@@ -20,6 +20,11 @@ class Choice:
     operations: Operations
     reason: str | None = None
 
+    @property
+    def has_own_threads(self) -> bool:
+        """That the operations share work between threads of their own, so that torch's would be in their way."""
+        return isinstance(self.operations, Native)
+
     def __str__(self) -> str:
         """For people: "native avx512vnni, 2 threads" or "torch int4: the native library is not built ..."."""
         return self.operations.name if self.reason is None else f"{self.operations.name}: {self.reason}"
