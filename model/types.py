@@ -36,11 +36,25 @@ class ModelError(Exception):
 
 
 class ModelBusy(ModelError):
-    """The model's queue is full; `retry_after` is an honest estimate in seconds."""
+    """The model's queue is full; `retry_after` is an honest estimate in seconds.
 
-    def __init__(self, retry_after: float) -> None:
+    position: the place in the line that there was no room for, counted from 1, where a line is kept.
+    """
+
+    def __init__(self, retry_after: float, *, position: int | None = None) -> None:
         self.retry_after = retry_after
+        self.position = position
         super().__init__(f"model busy, about {retry_after:g} s")
+
+
+class ModelTimeout(ModelError):
+    """An answer did not end within the `seconds` that were given for it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(
+            f"no answer within {seconds:g} s", remedy="allow more time, or ask for a shorter answer"
+        )
 
 
 class PromptTooLong(ModelError):
@@ -64,7 +78,8 @@ class Turn:
 class GenerationParams:
     """How to sample; the defaults are ChatGLM-6B's own.
 
-    top_k: None is the model's own (50 for ChatGLM-6B), 0 is off.
+    top_k: None is the model's own (50 for ChatGLM-6B), 0 is off. timeout: seconds from the question to the end
+    of the answer, after which it is given up with ModelTimeout.
     """
 
     max_new_tokens: int = 512
@@ -75,14 +90,24 @@ class GenerationParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     prefix: str | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a prompt, its specials included, and of its answer."""
+
+    prompt: int
+    answer: int
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of an answer; `finish` is set on the last one."""
+    """A piece of an answer; `finish` is set on the last one, and `usage` where the model counts."""
 
     text: str
     finish: Literal["stop", "length", "cancelled"] | None = None
+    usage: Usage | None = None
 
 
 def prompt_room(max_context: int) -> int:
