@@ -8,19 +8,25 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from model.http.cli import key, serve
+from model.options import (
+    DeviceOption,
+    KVOption,
+    MaxContextOption,
+    MaxNewTokensOption,
+    QuantizationOption,
+    Settings,
+)
 from model.sizes import Progress, size_text
-from model.types import Device, GenerationParams, KVType, ModelError, Quantization
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from model.terminal import console, log_to_stderr
+from model.types import GenerationParams, ModelError
 
 
 class Commands(TyperGroup):
@@ -59,11 +65,6 @@ LayoutOption = Annotated[
     typer.Option("--layout", help="Order of integers: tiles16 for CPUs, rows. auto: as this machine reads."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the target.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where it runs.")]
-QuantizationOption = Annotated[
-    Quantization, typer.Option("--quantization", help="Of float weights; integers stay as they are stored.")
-]
-KVOption = Annotated[KVType, typer.Option("--kv-cache", help="How keys and values are stored. auto: fp16.")]
 
 
 @app.command()
@@ -219,13 +220,13 @@ def bench(
     from model.bench.plot import plot as draw
     from model.bench.run import Options, run
 
-    _log_to_stderr()
+    log_to_stderr()
     if plot is not None:
         check_plot()
     if threads is not None:
         os.environ["GLMBOT_CPU_THREADS"] = str(threads)  # for the processes that it starts as well
     options = Options(path, quick=quick, repeat=3 if quick else 5, peer_python=peer_python if peers else None)
-    with _console().status("Measuring") as status:
+    with console().status("Measuring") as status:
         report = run(options, status.update)
     for line in report.lines():
         typer.echo(line)
@@ -233,19 +234,6 @@ def bench(
         report.write(json)
     if plot is not None:
         draw(report, plot)
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """The options of `chat` as the model section of config.yaml has them."""
-
-    path: Path | None
-    device: Device
-    quantization: Quantization
-    kv_cache: KVType
-    max_context: int
-    max_new_tokens: int
-    prefixes: dict[str, Path] = field(default_factory=dict)
 
 
 @app.command()
@@ -261,13 +249,8 @@ def chat(
     top_p: Annotated[
         float, typer.Option("--top-p", min=0.0, max=1.0, help="Mass of tokens drawn from.")
     ] = 0.7,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Of one answer; at most half of the context.")
-    ] = 512,
-    max_context: Annotated[
-        int,
-        typer.Option("--max-context", min=64, help="Tokens of prompt and answer; older rounds are left out."),
-    ] = 2048,
+    max_new_tokens: MaxNewTokensOption = 512,
+    max_context: MaxContextOption = 2048,
     seed: Annotated[int | None, typer.Option("--seed", help="Makes answers repeatable.")] = None,
 ) -> None:
     """Talk with a model here, a line a question: `clear` forgets the talk, `stop` ends it.
@@ -277,12 +260,12 @@ def chat(
     from model.chat_console import talk
     from model.local import load_backend
 
-    _log_to_stderr()
+    log_to_stderr()
     max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
     prefixes = {} if prefix is None else {"chat": prefix}
     began = monotonic()
-    settings = _Settings(path, device, quantization, kv_cache, max_context, max_new_tokens, prefixes)
-    with _console().status("Loading"):
+    settings = Settings(path, device, quantization, kv_cache, max_context, max_new_tokens, prefixes)
+    with console().status("Loading"):
         model = load_backend(settings)
     typer.echo(f"{model.name}, loaded in {monotonic() - began:.1f} s; clear forgets, stop ends", err=True)
     params = GenerationParams(
@@ -292,6 +275,10 @@ def chat(
         talk(model, params)
     finally:
         model.close()
+
+
+app.command()(serve)
+app.add_typer(key, name="key")
 
 
 def _write_packed(source: Path, target: Path, **options: Any) -> Path:
@@ -333,16 +320,6 @@ def _unwinding() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _log_to_stderr() -> None:
-    """Standard output is for answers."""
-    import structlog
-
-    structlog.configure(
-        processors=[structlog.processors.KeyValueRenderer(key_order=["event"])],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 @contextmanager
 def _bar(label: str) -> Iterator[Progress]:
     """A progress bar on stderr; gives what takes the bytes done and their total."""
@@ -350,16 +327,9 @@ def _bar(label: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = _console()
+    shown = console()
     with Bar(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+        *columns, TimeRemainingColumn(), console=shown, transient=True, disable=not shown.is_terminal
     ) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _console() -> Console:
-    """Progress goes to stderr, so that stdout holds results only."""
-    from rich.console import Console
-
-    return Console(stderr=True)

@@ -1,0 +1,175 @@
+"""`glmbot model serve` and `glmbot model key`."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from model.options import (
+    DeviceOption,
+    KVOption,
+    MaxContextOption,
+    MaxNewTokensOption,
+    QuantizationOption,
+    Settings,
+)
+from model.terminal import console, log_to_stderr
+from model.types import ModelError
+
+if TYPE_CHECKING:
+    from model.http.embeddings import Encoder
+
+ENCODERS = "glmbot.encoders"
+"""The entry-point group of what returns an encoder when it is called."""
+KEYS = Path("model-keys.json")
+KeysOption = Annotated[
+    Path, typer.Option("--keys", metavar="FILE", help="API keys of `glmbot model key`; it need not exist.")
+]
+Name = Annotated[str, typer.Argument(help="Letters, digits, dots, dashes, underscores.", metavar="NAME")]
+
+key = typer.Typer(
+    help="Create, list and revoke the API keys of `glmbot model serve`, also while it runs.",
+    no_args_is_help=True,
+)
+
+
+def serve(
+    path: Annotated[Path, typer.Argument(help="A folder or file of any model.", metavar="PATH")] = Path(
+        "chatglm-6b"
+    ),
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; other than this machine needs an API key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api-key",
+            envvar="GLMBOT_API_KEY",
+            show_envvar=True,
+            help="Who has it may ask; may be repeated. Others see it in the list of processes.",
+        ),
+    ] = None,
+    keys: KeysOption = KEYS,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What clients call the model (default: its own name).")
+    ] = None,
+    device: DeviceOption = "auto",
+    quantization: QuantizationOption = "int4",
+    kv_cache: KVOption = "auto",
+    prefix: Annotated[
+        list[str] | None,
+        typer.Option("--prefix", metavar="NAME=PATH", help="A P-Tuning v2 checkpoint, a model to clients."),
+    ] = None,
+    max_new_tokens: MaxNewTokensOption = 512,
+    max_context: MaxContextOption = 2048,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds for an answer, waiting included.")
+    ] = 600.0,
+) -> None:
+    """Answer over HTTP: OpenAI's API at /v1, ChatGLM-6B's own at POST /; Ctrl-C ends it.
+
+    Without API keys whoever is on this machine may ask, programs in browsers excepted.
+    """
+    import asyncio
+
+    from model.http import server
+    from model.http.faces import Faces
+    from model.http.keys import Keys
+    from model.local import create
+
+    log_to_stderr()
+    admitted = Keys([token for token in api_key or () if token], keys)
+    server.check_host(host, admitted)
+    prefixes = dict(map(_named, prefix or ()))
+    max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
+    began = monotonic()
+    settings = Settings(path, device, quantization, kv_cache, max_context, max_new_tokens, prefixes)
+    with console().status("Loading"):
+        model = create(settings)
+    typer.echo(f"{model.name}, loaded in {monotonic() - began:.1f} s", err=True)
+    faces = Faces(
+        model,
+        keys=admitted,
+        encoder=load_encoder(),
+        name=name,
+        prefixes=prefixes,
+        max_new_tokens=max_new_tokens,
+        timeout=timeout,
+    )
+    meters = getattr(model, "meters", None)  # of an engine that counts
+    collector = None if meters is None else meters.registry
+    listening = server.ModelServer(faces, host=host, port=port, collector=collector)
+    asyncio.run(server.serve(listening, model))
+
+
+@key.command()
+def new(
+    name: Name,
+    keys: KeysOption = KEYS,
+    requests: Annotated[
+        int | None, typer.Option("--requests", min=1, help="Requests a minute (default: no limit).")
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens", min=1, help="Tokens a minute, prompts included (default: no limit)."),
+    ] = None,
+) -> None:
+    """Create a key and print it: only its hash is kept, so nobody can read it later."""
+    from model.http.keys import KeyFile
+
+    typer.echo(KeyFile(keys).create(name, requests_per_minute=requests, tokens_per_minute=tokens))
+
+
+@key.command("list")
+def list_keys(keys: KeysOption = KEYS) -> None:
+    """Tell names, dates and limits."""
+    from model.http.keys import KeyFile
+
+    found = KeyFile(keys).read()
+    width = max((len(entry.name) for entry in found), default=0)
+    for entry in found:
+        limits = [
+            f"{most} {what} a minute"
+            for most, what in (
+                (entry.requests_per_minute, "requests"),
+                (entry.tokens_per_minute, "tokens"),
+            )
+            if most
+        ]
+        typer.echo(f"{entry.name:<{width}}  {entry.created:%Y-%m-%d}  {', '.join(limits) or 'no limit'}")
+
+
+@key.command()
+def revoke(name: Name, keys: KeysOption = KEYS) -> None:
+    """Take a key's rights away; servers that run notice at the next request."""
+    from model.http.keys import KeyFile
+
+    KeyFile(keys).revoke(name)
+    typer.echo(f"{name}: revoked", err=True)
+
+
+def load_encoder() -> Encoder | None:
+    """What is installed as `default` in the group glmbot.encoders; None where that is nothing that loads."""
+    import structlog
+
+    for point in entry_points(group=ENCODERS, name="default"):
+        try:
+            encoder: Encoder = point.load()()
+        except Exception as error:  # somebody else's code: answers go on without it
+            structlog.get_logger(__name__).warning("no embeddings", encoder=point.value, reason=str(error))
+        else:
+            return encoder
+    return None
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """NAME=PATH."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise ModelError(f"--prefix {text!r} has no name", remedy="write NAME=PATH")
+    return name, Path(path)

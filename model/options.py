@@ -1,0 +1,37 @@
+"""Options that several commands of `glmbot model` have, and the settings that they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model.types import Device, KVType, Quantization
+
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where it runs.")]
+QuantizationOption = Annotated[
+    Quantization, typer.Option("--quantization", help="Of float weights; integers stay as they are stored.")
+]
+KVOption = Annotated[KVType, typer.Option("--kv-cache", help="How keys and values are stored. auto: fp16.")]
+MaxNewTokensOption = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Of one answer; at most half of the context.")
+]
+MaxContextOption = Annotated[
+    int,
+    typer.Option("--max-context", min=64, help="Tokens of prompt and answer; older rounds are left out."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of a command as the model section of config.yaml has them."""
+
+    path: Path | None
+    device: Device
+    quantization: Quantization
+    kv_cache: KVType
+    max_context: int
+    max_new_tokens: int
+    prefixes: dict[str, Path] = field(default_factory=dict)

@@ -1,0 +1,202 @@
+"""API keys: hashes at rest, a file that changes while the server runs, and who is let in."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import stat
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from model.http.keys import KeyFile, Keys
+from model.types import ModelError
+from tests.model.http.talker import Talker, error_of
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+# -- the file --------------------------------------------------------------------------------
+
+
+def test_only_hashes_are_kept_and_only_the_owner_reads_them(file: Path) -> None:
+    token = KeyFile(file).create("shop", requests_per_minute=5)
+    text = file.read_text("utf-8")
+    assert token not in text
+    assert token.removeprefix("sk-") not in text
+    (entry,) = json.loads(text)["keys"]
+    assert entry.keys() == {"name", "sha256", "created", "requests_per_minute"}
+    assert entry["sha256"] == sha256(token.encode()).hexdigest()
+    assert len(token) == len("sk-") + 43  # 32 bytes
+    if sys.platform != "win32":
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_keys_are_created_listed_and_revoked(file: Path) -> None:
+    keys = KeyFile(file)
+    assert keys.read() == []
+    tokens = {keys.create(name) for name in ("a", "b", "c-1.x_")}
+    assert len(tokens) == 3
+    keys.revoke("b")
+    assert [key.name for key in keys.read()] == ["a", "c-1.x_"]
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "-a", "a b", "a\n", "店", "x" * 65])
+def test_names_that_would_be_unclear_are_refused(file: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="no name for a key"):
+        KeyFile(file).create(name)
+
+
+def test_a_name_is_given_once(file: Path) -> None:
+    keys = KeyFile(file)
+    keys.create("a")
+    with pytest.raises(ModelError, match="a key 'a' already"):
+        keys.create("a")
+    with pytest.raises(ModelError, match=r"no key 'b'.*known are: a"):
+        keys.revoke("b")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"keys": [{"name": "a"}]}', '{"keys": [], "more": 1}'])
+def test_another_file_is_neither_read_nor_written_over(file: Path, text: str) -> None:
+    file.write_text(text, "utf-8")
+    with pytest.raises(ModelError, match="no file of API keys"):
+        KeyFile(file).create("a")
+    assert file.read_text("utf-8") == text
+    with pytest.raises(ModelError, match="no file of API keys"):
+        Keys(file=file)
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = KeyFile(file)
+    keys.create("a")
+    before = file.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ModelError, match="cannot be written: No space left"):
+        keys.create("b")
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_that_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be written"):
+        KeyFile(tmp_path / "none" / "keys.json").create("a")
+
+
+# -- who is found ----------------------------------------------------------------------------
+
+
+def test_all_keys_are_compared_in_constant_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filed = KeyFile(file)
+    tokens = [filed.create(name) for name in ("a", "b", "c")]
+    keys = Keys(["given"], file)
+    compared: list[tuple[str, str]] = []
+    compare = hmac.compare_digest
+
+    def spy(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return bool(compare(one, other))
+
+    monkeypatch.setattr(hmac, "compare_digest", spy)
+    for token, name in ((tokens[0], "a"), (tokens[2], "c"), ("given", "given-1"), ("none", None)):
+        compared.clear()
+        found = keys.find(token)
+        assert (found and found.name) == name
+        assert len(compared) == 4  # whichever it is
+        assert {other for _, other in compared} == {sha256(token.encode()).hexdigest()}
+
+
+def test_a_file_that_breaks_leaves_the_keys_as_they_were(file: Path) -> None:
+    token = KeyFile(file).create("a")
+    keys = Keys(file=file)
+    file.write_text("{", "utf-8")
+    with capture_logs() as logs:
+        assert keys.find(token) is not None
+        assert keys.find("other") is None
+    assert [entry["event"] for entry in logs] == ["API keys stay as they were"]
+
+
+def test_once_there_was_a_key_one_is_needed(file: Path) -> None:
+    keys = Keys(file=file)
+    assert not keys.required
+    filed = KeyFile(file)
+    token = filed.create("a")
+    assert keys.required
+    filed.revoke("a")
+    assert keys.required
+    assert keys.find(token) is None
+    os.unlink(file)
+    assert keys.required
+    assert Keys(required=True).required
+
+
+# -- at the door -----------------------------------------------------------------------------
+
+POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/")
+
+
+async def test_without_the_right_key_nothing_is_answered(serve: Any, talker: Talker) -> None:
+    site = await serve(keys=Keys(["right"]))
+    for path in (*POSTS, "/v1/models", "/v1/models/fake-glm"):
+        body = "{}" if path in POSTS else None
+        for key in (None, "wrong", "right "[:4], "ключ"):
+            answer = await site.ask(path, body, key=key)
+            assert answer[0] == 401
+            assert error_of(answer)["code"] == "invalid_api_key"
+            assert answer[2]["WWW-Authenticate"] == "Bearer"
+        answer = await site.ask(path, body, Authorization="Basic right")
+        assert answer[0] == 401
+    assert (await site.ask("/v1/models", Authorization="bearer  right"))[0] == 200
+    assert (await site.chat("right"))[0] == 200
+    assert len(talker.calls) == 1
+
+
+async def test_keys_come_and_go_while_the_server_runs(serve: Any, file: Path) -> None:
+    site = await serve(keys=Keys(file=file))
+    assert (await site.chat())[0] == 200
+    filed = KeyFile(file)
+    first, second = filed.create("first"), filed.create("second")
+    assert [(await site.chat(key))[0] for key in (None, first, second)] == [401, 200, 200]
+    filed.revoke("first")
+    assert [(await site.chat(key))[0] for key in (None, first, second)] == [401, 401, 200]
+    filed.revoke("second")
+    assert [(await site.chat(key))[0] for key in (None, first, second)] == [401, 401, 401]
+
+
+async def test_turns_go_by_key_and_end_user_and_without_keys_by_connection(
+    serve: Any, talker: Talker, file: Path
+) -> None:
+    open_site = await serve()
+    await open_site.chat(user="lin")
+    await open_site.chat()
+    token = KeyFile(file).create("shop")
+    site = await serve(keys=Keys(file=file))
+    await site.chat(token, user="lin")
+    await site.chat(token)
+    users = [call.user for call in talker.calls]
+    assert users[0] == f"{users[1]}:lin"
+    assert users[1].startswith("127.0.0.1#")
+    assert users[2:] == ["shop:lin", "shop"]
+
+
+async def test_pages_in_browsers_need_a_key(serve: Any, talker: Talker) -> None:
+    site = await serve()
+    answer = await site.ask("/", '{"prompt": "hi"}', Origin="http://evil.example")
+    assert answer[0] == 403
+    assert error_of(answer)["code"] == "key_required"
+    assert talker.calls == []
+    assert not [name for name in answer[2] if name.startswith("Access-Control")]
+    site = await serve(keys=Keys(["right"]))
+    assert (await site.ask("/", '{"prompt": "hi"}', key="right", Origin="http://good.example"))[0] == 200
