@@ -8,8 +8,7 @@ Sequences of a batch stand one after another without padding; only attention tel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -21,27 +20,15 @@ from model.kernels.operations import Operations
 from model.kernels.reference import attend
 from model.kv_cache import KVBatch, KVCache, KVPages, Storage
 from model.prefix import Prefix
+from model.reading import Place, Reading, Rotary, Split
 from model.types import ModelError
 from model.weights import Block, Linear, Norm, Weights
 
 ALPHA = math.sqrt(2 * 28)
 """Weight of the residual; the published blocks never learn how many layers there are."""
 
-Place: TypeAlias = tuple[int, int]
-"""(position, block position) of a token."""
-Rotary: TypeAlias = tuple[Tensor, Tensor]
-"""Their cosines and sines (`kernels.rotary.tables`)."""
 Attend: TypeAlias = Callable[[int, Tensor, Rotary], Tensor]
 """(layer, qkv [tokens, 3 * hidden], rotary) to the context [tokens, hidden]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Ids as the network takes them: what sees itself as a whole, then one token after another."""
-
-    context: Sequence[int]
-    answer: Sequence[int]
-    mask_position: int
 
 
 class ChatGLM:
@@ -121,20 +108,15 @@ class ChatGLM:
 
     def prefill(self, splits: Sequence[Split], caches: Sequence[KVCache]) -> None:
         """Read the contexts into their caches; there are no logits yet. Raises OutOfPages."""
-        for _ in self.prefill_by_layer(splits, caches):
+        reading = self.reading(splits, caches)
+        while not reading.step():
             pass
 
-    def prefill_by_layer(self, splits: Sequence[Split], caches: Sequence[KVCache]) -> Iterator[None]:
-        """The same in steps of a layer, between which other work can be done or the prompt given up."""
-        for split, cache in zip(splits, caches, strict=True):
-            cache.mask_position, cache.answered = split.mask_position, 0
-        contexts = [split.context for split in splits]
-        if any(contexts):
-            batch = KVBatch(caches, [len(context) for context in contexts])
-            places = [(t, 0) for context in contexts for t in range(len(context))]
-            ids = [token for context in contexts for token in context]
-            yield from self._layers(self.begin_with(ids), self.rotary(places), self._context_attention(batch))
-            batch.commit()
+    def reading(
+        self, splits: Sequence[Split], caches: Sequence[KVCache], *, rows: int | None = None
+    ) -> Reading:
+        """The same in slices of at most `rows` tokens, between which other work can be done."""
+        return Reading(self, splits, caches, rows=rows)
 
     def extend(self, answers: Sequence[Sequence[int]], caches: Sequence[KVCache]) -> Tensor:
         """Read some tokens of each answer; returns the logits after each one's last token, [batch, vocab].
@@ -156,7 +138,7 @@ class ChatGLM:
         a, tables = self.begin_with(ids), self.rotary(places)
         hidden = operations.layers(a, self.weights, tables, batch, ALPHA, self.config.layernorm_epsilon)
         if hidden is None:
-            hidden = _run(self._layers(a, tables, attend_pages))
+            hidden = self._layers(a, tables, attend_pages)
         batch.commit()
         for answer, cache in zip(answers, caches, strict=True):
             cache.answered += len(answer)
@@ -193,7 +175,7 @@ class ChatGLM:
 
         places = [(t, 0) for t in range(context)]
         places += [(split.mask_position, t + 1) for t in range(len(split.answer))]
-        return self.head(_run(self._layers(self.begin_with(ids), self.rotary(places), attend_all)))
+        return self.head(self._layers(self.begin_with(ids), self.rotary(places), attend_all))
 
     # -- layers -----------------------------------------------------------------------------
 
@@ -236,31 +218,11 @@ class ChatGLM:
         """Logits of normalised hidden states, float32; the output matrix is the embedding."""
         return self.operations.linear(hidden, self.weights.word_embeddings).float()
 
-    def _layers(self, a: Tensor, tables: Rotary, attend: Attend) -> Generator[None, None, Tensor]:
-        """Yields after each layer; returns normalised hidden states, [tokens, hidden]."""
+    def _layers(self, a: Tensor, tables: Rotary, attend: Attend) -> Tensor:
+        """Normalised hidden states after all layers, [tokens, hidden]."""
         for layer in range(self.config.num_layers):
             a = self.finish(layer, a, attend(layer, self.project(layer, a), tables))
-            yield
         return a
-
-    def _context_attention(self, batch: KVBatch) -> Attend:
-        """Every context to itself as a whole and to the prefix that is in its cache already."""
-        operations, pages = self.operations, batch.pages
-
-        def attend_contexts(layer: int, qkv: Tensor, tables: Rotary) -> Tensor:
-            rotated = operations.rope_kv(qkv, *tables, pages, batch.slots, layer)
-            parts = (torch.split(tensor, batch.lengths) for tensor in rotated)
-            contexts = []
-            for cache, query, key, value in zip(batch.caches, *parts, strict=True):
-                if cache.length:
-                    before = pages.read(layer, cache.indices, cache.length, self.dtype)
-                    key = torch.cat((before[0].transpose(0, 1), key))
-                    value = torch.cat((before[1].transpose(0, 1), value))
-                if len(query):
-                    contexts.append(operations.context_attention(query, key, value))
-            return torch.cat(contexts)
-
-        return attend_contexts
 
     def _norm_before(self, layer: int) -> Norm:
         """What normalises the input of a layer; after the last one, that of the head."""
@@ -281,13 +243,3 @@ class ChatGLM:
                 f"a prefix of the shape {list(shape)} does not fit this model, which wants {list(wanted)}",
                 remedy="load it by `model.load_prefix` for this very model",
             )
-
-
-def _run(layers: Generator[None, None, Tensor]) -> Tensor:
-    """All layers at once."""
-    while True:
-        try:
-            next(layers)
-        except StopIteration as end:
-            hidden: Tensor = end.value
-            return hidden

@@ -12,19 +12,19 @@ import structlog
 import torch
 from torch import Tensor
 
+from model.answer_text import AnswerText
 from model.chatglm import ChatGLM
 from model.config import ChatGLMConfig
 from model.kernels.choice import choose
-from model.kv_cache import PAGE, KVCache, OutOfPages, choose_storage, page_count
+from model.kv_cache import PAGE, KVCache, KVPages, OutOfPages, choose_storage, page_count
 from model.loading import load_weights
 from model.packed import is_packed
 from model.prefix import Prefix, load_prefix
-from model.prompt import ResponseStream, build_inputs, fit_rounds
+from model.prompt import build_inputs, fit_rounds
 from model.sampling import BLANK_ID, Sampler
-from model.stop import StopStrings
 from model.tensor_file import weight_files
-from model.tokenizer import StreamDecoder, Tokenizer
-from model.types import Delta, Device, GenerationParams, KVType, ModelError, Quantization, Turn
+from model.tokenizer import Tokenizer
+from model.types import Delta, Device, GenerationParams, KVType, ModelError, Quantization, Turn, Usage
 
 log = structlog.get_logger(__name__)
 
@@ -135,7 +135,7 @@ class LanguageModel:
         self.kernels = kernels or network.operations.name
         self.storage = choose_storage(kv_cache, exact=network.operations.exact)
         self.prefixes: dict[str, Prefix] = {}
-        self._open_pages()
+        self._pool: tuple[KVPages, dict[Prefix, KVCache]] | None = None
 
     @property
     def name(self) -> str:
@@ -154,17 +154,28 @@ class LanguageModel:
         tokenizer.check(self.config)
         return tokenizer
 
+    @property
+    def pages(self) -> KVPages:
+        """Those of a single talk and of the prefixes, for `generate` and `stream`."""
+        return self._open_pool()[0]
+
     def load_prefix(self, name: str, path: Path) -> Prefix:
         """Keep a P-Tuning v2 prefix resident under a name, for `GenerationParams.prefix`."""
         self.prefixes[name] = load_prefix(path, self)
-        self._open_pages()
+        self._pool = None
         return self.prefixes[name]
+
+    def renewed_network(self) -> ChatGLM:
+        """The same network over the same weights, with threads of its own where it has some."""
+        network = self.network
+        choice = choose(network.device, network.dtype, exact=network.operations.exact)
+        return ChatGLM(network.config, network.weights, choice.operations)
 
     def close(self) -> None:
         """Let go of the weights."""
-        del self.network, self.pages
+        del self.network
         self.prefixes.clear()
-        self._held.clear()
+        self._pool = None
 
     # -- ids --------------------------------------------------------------------------------
 
@@ -192,7 +203,7 @@ class LanguageModel:
     def _generate(
         self, ids: list[int], params: GenerationParams, sampler: Sampler, prefix: Prefix | None
     ) -> Generator[int | None]:
-        """The tokens of the answer; None after each layer of the prompt."""
+        """The tokens of the answer; None after each half layer of the prompt."""
         room = self.max_context - len(ids)
         if room <= 0:
             raise ModelError(
@@ -202,7 +213,9 @@ class LanguageModel:
         split = self.network.split(ids)
         room = min(params.max_new_tokens, room)
         with closing(self._new_cache(prefix, len(ids) + room)) as cache:
-            yield from self.network.prefill_by_layer([split], [cache])
+            reading = self.network.reading([split], [cache])
+            while not reading.step():
+                yield None
             logits = self.network.extend([split.answer], [cache])[0]
             for left in range(room, 0, -1):
                 token = sampler.next(logits, ids)
@@ -213,21 +226,26 @@ class LanguageModel:
                 if left > 1:
                     logits = self.network.decode([token], [cache])[0]
 
-    def _open_pages(self) -> None:
-        """The pool: pages for one talk as long as the context, and for the prefixes, which it shares."""
-        self._held: dict[Prefix, KVCache] = {}  # with it goes the old pool
-        lengths = [prefix.length for prefix in self.prefixes.values()]
-        talk = page_count(self.max_context + max((length % PAGE for length in lengths), default=0))
-        self.pages = self.network.new_pages(talk + sum(map(page_count, lengths)), self.storage)
-        for prefix in self.prefixes.values():
-            self._held[prefix] = self.network.prefix_cache(prefix, self.pages)
+    def _open_pool(self) -> tuple[KVPages, dict[Prefix, KVCache]]:
+        """Pages for one talk as long as the context, and those of the prefixes, which it shares.
+
+        Made when first wanted: who serves many at once has a pool of its own.
+        """
+        if self._pool is None:
+            lengths = [prefix.length for prefix in self.prefixes.values()]
+            talk = page_count(self.max_context + max((length % PAGE for length in lengths), default=0))
+            pages = self.network.new_pages(talk + sum(map(page_count, lengths)), self.storage)
+            held = {prefix: self.network.prefix_cache(prefix, pages) for prefix in self.prefixes.values()}
+            self._pool = pages, held
+        return self._pool
 
     def _new_cache(self, prefix: Prefix | None, tokens: int) -> KVCache:
         """A cache with the pages for so many tokens after the prefix. Raises OutOfPages."""
+        pages, held = self._open_pool()
         if prefix is None:
-            cache = KVCache(self.pages)
-        elif prefix in self._held:
-            cache = self._held[prefix].fork()
+            cache = KVCache(pages)
+        elif prefix in held:
+            cache = held[prefix].fork()
         else:  # not a resident one: in pages of its own
             count = page_count(prefix.length + tokens)
             cache = self.network.prefix_cache(prefix, self.network.new_pages(count, self.storage))
@@ -251,28 +269,22 @@ class LanguageModel:
         Closing the iterator gives up. Raises ModelError.
         """
         prefix = self._prefix(params.prefix)
-        prompt = self._prompt(query, history, params)
+        prompt = self.prompt(query, history, params)
         sampler = Sampler(params, fallback_id=BLANK_ID, limit=len(self.tokenizer))
-        decoder, response, stop = StreamDecoder(self.tokenizer), ResponseStream(), StopStrings(params.stop)
+        text = AnswerText(self.tokenizer, params.stop)
         asked = min(params.max_new_tokens, self.max_context - len(prompt))
-        count = 0
         with closing(self._generate(prompt, params, sampler, prefix)) as tokens:
             for token in tokens:
-                if token is None:
-                    yield Delta("")
-                    continue
-                count += 1
-                text = response.push(stop.push(decoder.push(token)))
-                if stop.reached:
+                more = "" if token is None else text.push(token)
+                if text.stopped:
                     break
-                yield Delta(text)
-        if stop.reached:
-            yield Delta(text + response.end(), "stop")
-            return
-        rest = response.push(stop.push(decoder.end()) + stop.end()) + response.end()
-        yield Delta(rest, "length" if count >= asked else "stop")
+                yield Delta(more)
+            else:
+                more = ""
+        finish: Literal["stop", "length"] = "length" if text.tokens >= asked and not text.stopped else "stop"
+        yield Delta(more + text.end(), finish, Usage(len(prompt), text.tokens))
 
-    def _prompt(self, query: str, history: Sequence[Turn], params: GenerationParams) -> list[int]:
+    def prompt(self, query: str, history: Sequence[Turn], params: GenerationParams) -> list[int]:
         """The ids of query and history, the oldest rounds left out as the context demands."""
         room = self.max_context - params.max_new_tokens - 2
         rounds = [(turn.question, turn.answer) for turn in history]

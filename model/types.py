@@ -78,8 +78,8 @@ class Turn:
 class GenerationParams:
     """How to sample; the defaults are ChatGLM-6B's own.
 
-    top_k: None is the model's own (50 for ChatGLM-6B), 0 is off. timeout: seconds from the question to the end
-    of the answer, after which it is given up with ModelTimeout.
+    top_k: None is the model's own (50 for ChatGLM-6B), 0 is off. timeout: seconds from the question to the
+    end of the answer, after which it is given up with ModelTimeout.
     """
 
     max_new_tokens: int = 512

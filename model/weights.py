@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TypeAlias
 
 from torch import Tensor
@@ -54,3 +54,12 @@ class Weights:
     word_embeddings: Matrix
     blocks: tuple[Block, ...]
     final_layernorm: Norm
+
+
+def tensor_bytes(part: object) -> int:
+    """Bytes of all tensors in a part of the weights, in whatever form."""
+    if isinstance(part, Tensor):
+        return part.nbytes
+    if is_dataclass(part):
+        return sum(tensor_bytes(getattr(part, one.name)) for one in fields(part))
+    return 0

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from model.chatglm import ChatGLM
 from model.kv_cache import KVCache, Storage, page_count
-from model.local import LocalModel
+from model.serial import SerialModel
 from model.sampling import Sampler
 from model.types import Delta, GenerationParams, Turn
 
@@ -53,12 +53,12 @@ class Babbler:
 
 
 async def answer_times(network: ChatGLM, storage: Storage, asked: int = ASKED) -> list[float]:
-    """Seconds that GET /healthz takes, each time it is asked, while `LocalModel` decodes.
+    """Seconds that GET /healthz takes, each time it is asked, while `SerialModel` decodes.
 
     Server and client are in this thread and the model in another one of this process, as in the bot; a fresh
     connection for each request.
     """
-    model = LocalModel(Babbler(network, storage, network.config.max_sequence_length))
+    model = SerialModel(Babbler(network, storage, network.config.max_sequence_length))
     runner = web.AppRunner(_application(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -82,7 +82,7 @@ def _application() -> web.Application:
     return app
 
 
-async def _talk(model: LocalModel) -> None:
+async def _talk(model: SerialModel) -> None:
     while True:
         async for _ in model.chat("?", (), GenerationParams(seed=0), user="bench"):
             pass

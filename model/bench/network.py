@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from time import perf_counter
 
 from torch import Tensor
 
 from model.bench.figures import Costs
 from model.bench.subject import CONTEXT, PromptTimes
-from model.chatglm import ChatGLM, Split
+from model.chatglm import ChatGLM
 from model.config import ChatGLMConfig
 from model.kv_cache import PAGE, KVCache, KVPages, Storage, page_bytes, page_count
+from model.reading import Split
 from model.sampling import Sampler
 from model.types import GenerationParams
+from model.weights import tensor_bytes
 
 
 class Network:
@@ -83,15 +84,6 @@ def products(config: ChatGLMConfig) -> tuple[int, int]:
     """Weights of the matrices of a layer, and of the head."""
     hidden, inner = config.hidden_size, config.inner_hidden_size
     return hidden * (4 * hidden + 2 * inner), config.vocab_size * hidden
-
-
-def tensor_bytes(part: object) -> int:
-    """Bytes of all tensors in a part of the weights, in whatever form."""
-    if isinstance(part, Tensor):
-        return part.nbytes
-    if is_dataclass(part):
-        return sum(tensor_bytes(getattr(part, one.name)) for one in fields(part))
-    return 0
 
 
 def _copy(source: KVCache, target: KVCache) -> None:

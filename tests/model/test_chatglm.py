@@ -14,9 +14,10 @@ from torch.nn.functional import layer_norm
 
 import model
 from model import ModelError
-from model.chatglm import ChatGLM, Rotary, Split
+from model.chatglm import ChatGLM
 from model.kernels import rotary
-from model.kv_cache import KVBatch, KVCache, OutOfPages, Storage
+from model.kv_cache import KVCache, OutOfPages, Storage
+from model.reading import Rotary, Split
 
 VECTORS = Path(__file__).parents[1] / "data" / "chatglm"
 CASES = load_file(VECTORS / "cases.safetensors")
@@ -168,42 +169,10 @@ def test_keys_and_values_in_fewer_bits_stay_near_the_published_logits(
     assert 0 < relative(logits, CASES[f"{case}/step_logits"][0]) < off
 
 
-def test_a_prompt_read_in_blocks_of_rows_is_read_exactly(network: ChatGLM) -> None:
-    """All but attention works row by row, so a long prompt can be read between other work."""
-    [ids] = ids_of("long")
-    split = network.split(ids)
-    whole, sliced = new_caches(network, 2)
-    network.prefill([split], [whole])
-    operations, batch = network.operations, KVBatch([sliced], [len(split.context)])
-    tables = network.rotary([(t, 0) for t in range(len(split.context))])
-    rows = [slice(start, start + 50) for start in range(0, len(split.context), 50)]
-    norm = network.weights.blocks[0].input_layernorm
-    a = operations.norm(network.embed(split.context), norm, network.config.layernorm_epsilon)
-    for layer in range(network.config.num_layers):
-        parts = [
-            operations.rope_kv(
-                network.project(layer, a[part]),
-                *(table[part] for table in tables),
-                batch.pages,
-                batch.slots[part],
-                layer,
-            )
-            for part in rows
-        ]
-        query, key, value = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        contexts = [operations.context_attention(query[part], key, value) for part in rows]
-        a = torch.cat(
-            [network.finish(layer, a[part], context) for part, context in zip(rows, contexts, strict=True)]
-        )
-    batch.commit()
-    sliced.mask_position = split.mask_position
-    close(network.extend([split.answer], [sliced]), network.extend([split.answer], [whole]))
-
-
 def test_a_prompt_that_is_given_up_leaves_no_trace(network: ChatGLM) -> None:
     [ids], [other] = ids_of("gmask"), ids_of("mask")
     [cache] = new_caches(network, 1)
-    next(iter(network.prefill_by_layer([network.split(other)], [cache])))
+    network.reading([network.split(other)], [cache]).step()
     assert cache.length == 0
     close(network.begin([ids], [cache]), network.begin([ids], new_caches(network, 1)))
 

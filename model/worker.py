@@ -1,0 +1,266 @@
+"""The thread that owns a device: reads prompts in slices, and gives all that answer a token at each step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import structlog
+
+from model.desk import Desk, Job, Turn
+from model.meters import Meters
+from model.reading import Reading
+from model.runner import Answer, Outcome, Runner, is_out_of_memory
+from model.types import ModelError
+
+log = structlog.get_logger(__name__)
+
+TOGETHER = 256
+"""Tokens of prompts that are read as one, where several have come."""
+BURST = 0.05
+"""Seconds of reading between two looks at who has come or gone, while nobody waits for a next token."""
+RECOVER_AFTER = 200
+"""Steps without running out of memory after which they may be twice as large again."""
+_WEIGHT = 0.2
+"""Of the newest step in the mean of their times."""
+_REPORT = "ask again; if it fails again, restart the bot and report what its log says"
+_Key: TypeAlias = tuple[str | None, tuple[int, ...]]
+
+
+@dataclass(eq=False, slots=True)
+class _Group:
+    """Prompts that are read together."""
+
+    jobs: list[Job]
+    reading: Reading
+
+
+class Worker:
+    """Works from the moment it is made until the desk closes or it is retired."""
+
+    def __init__(self, runner: Runner, desk: Desk, meters: Meters, clock: Callable[[], float]) -> None:
+        self.runner = runner
+        self.busy_since: float | None = None
+        """When the operation began that the device is at; None between two of them."""
+        self._desk = desk
+        self._meters = meters
+        self._clock = clock
+        self._answers: dict[Job, Answer] = {}
+        self._unread: set[Job] = set()
+        self._line: list[Job] = []
+        """Those of them whose prompts nothing was read of."""
+        self._groups: list[_Group] = []
+        self._same: dict[_Key, list[Job]] = {}
+        """By prompts that are being read: those that asked the same and wait for its pages."""
+        self._oldest_next = True
+        self._step_seconds = BURST
+        self._most: int | None = None
+        self._good_steps = 0
+        self._retired = False
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    def retire(self) -> None:
+        """Another takes its place: whatever it still gets out of the device is nobody's."""
+        self._retired = True
+
+    def join(self, timeout: float) -> None:
+        """Wait until its thread has ended."""
+        self._thread.join(timeout)
+
+    def _work(self) -> None:
+        while (turn := self._desk.next_turn(lambda: self._retired)) is not None:
+            try:
+                self._turn(turn)
+            except Exception as error:
+                log.exception("a turn of the model failed")
+                self._fail(list(self._answers), error)
+            if not self._retired:
+                self._desk.deliver()
+
+    def _turn(self, turn: Turn) -> None:
+        for job in turn.left:
+            self._close(job)
+        for job in turn.admitted:
+            self._open(job)
+        began = self._clock()
+        tokens = self._read()
+        if not self._retired:
+            tokens += self._step(self._desk.batch())
+            self._desk.measured(tokens, self._clock() - began)
+
+    # -- coming and going -------------------------------------------------------------------
+
+    def _open(self, job: Job) -> None:
+        """Take its pages, or wait for those of the same prompt."""
+        followers = self._same.get(job.prompt.key)
+        if followers is not None:
+            followers.append(job)
+            return
+        try:
+            self._answers[job], known = self.runner.open(job.prompt)
+        except Exception as error:
+            self._fail([job], error)
+            return
+        if known:
+            self._desk.has_read([job])
+        else:
+            self._same[job.prompt.key] = []
+            self._unread.add(job)
+            self._line.append(job)
+
+    def _close(self, job: Job) -> None:
+        """Give back what it holds; who waited for its prompt reads it alone."""
+        answer = self._answers.pop(job, None)
+        if answer is None:
+            followers = self._same.get(job.prompt.key, [])
+            if job in followers:
+                followers.remove(job)
+            return
+        for group in [group for group in self._groups if job in group.jobs]:
+            group.reading.drop(answer.cache)
+            group.jobs.remove(job)
+            if not group.jobs:
+                self._groups.remove(group)
+        if job in self._line:
+            self._line.remove(job)
+        self.runner.close(answer)
+        if job in self._unread:
+            self._unread.remove(job)
+            self._begin_anew(job.prompt.key)
+
+    def _begin_anew(self, key: _Key) -> None:
+        """Its pages are there now, or never will be: who waited for them takes its own steps."""
+        for follower in self._same.pop(key):
+            self._open(follower)
+
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        if not isinstance(error, ModelError):
+            log.error("the model failed", error=f"{type(error).__name__}: {error}", exc_info=error)
+            error = ModelError(f"the model failed: {type(error).__name__}: {error}", remedy=_REPORT)
+        for job in jobs:
+            self._desk.fail(job, error)
+            self._close(job)
+
+    # -- prompts ----------------------------------------------------------------------------
+
+    def _read(self) -> int:
+        """Slices for a while; tokens of the prompts that were finished."""
+        waited_for = len(self._answers) > len(self._unread)
+        budget, tokens, began = (self._step_seconds if waited_for else BURST), 0, self._clock()
+        while not self._retired:
+            if self._line:
+                self._form_group()
+            if not self._groups:
+                break
+            tokens += self._slice(self._next_group())
+            if self._clock() - began >= budget or (tokens and not waited_for):
+                break
+        return tokens
+
+    def _form_group(self) -> None:
+        tokens = 0
+        jobs = list[Job]()
+        while self._line and (not jobs or tokens + len(self._line[0].prompt.ids) <= TOGETHER):
+            jobs.append(self._line.pop(0))
+            tokens += len(jobs[-1].prompt.ids)
+        try:
+            self._groups.append(_Group(jobs, self.runner.reading([self._answers[job] for job in jobs])))
+        except Exception as error:
+            self._fail_or_part(jobs, error)
+
+    def _fail_or_part(self, jobs: list[Job], error: Exception) -> None:
+        """One of them is at fault, or they are too many: each is tried alone."""
+        if len(jobs) == 1:
+            self._fail(jobs, error)
+            return
+        for job in jobs:
+            try:
+                self._groups.append(_Group([job], self.runner.reading([self._answers[job]])))
+            except Exception as own:
+                self._fail([job], own)
+
+    def _next_group(self) -> _Group:
+        """The oldest and the one with the least to go take turns: neither waits for all of the other."""
+        self._oldest_next = not self._oldest_next
+        if self._oldest_next:
+            return self._groups[0]
+        return min(self._groups, key=lambda group: group.reading.left)
+
+    def _slice(self, group: _Group) -> int:
+        self.busy_since = self._clock()
+        try:
+            done = group.reading.step()
+        except Exception as error:
+            self._groups.remove(group)
+            self._fail_or_part(group.jobs, error)
+            return 0
+        finally:
+            self.busy_since = None
+        if not done or self._retired:
+            return 0
+        self._groups.remove(group)
+        self._desk.has_read(group.jobs)
+        for job in group.jobs:
+            self.runner.has_read(self._answers[job])
+            self._unread.remove(job)
+            self._begin_anew(job.prompt.key)
+        tokens = sum(len(job.prompt.ids) for job in group.jobs)
+        self._meters.tokens_read.inc(tokens)
+        return tokens
+
+    # -- steps ------------------------------------------------------------------------------
+
+    def _step(self, jobs: list[Job]) -> int:
+        """A token for each; how many there were."""
+        if not jobs:
+            return 0
+        began = self.busy_since = self._clock()
+        try:
+            outcomes = self._decode([self._answers[job] for job in jobs])
+        finally:
+            self.busy_since = None
+        if self._retired:
+            return 0
+        seconds = self._clock() - began
+        self._step_seconds += _WEIGHT * (seconds - self._step_seconds)
+        served, tokens = list[Job](), list[int]()
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                self._fail([job], outcome)
+            else:
+                served.append(job)
+                tokens.append(outcome)
+        for job in self._desk.served(served, tokens, self.runner.end):
+            self._close(job)
+        self._meters.stepped(len(served), seconds)
+        self._recover()
+        return len(served)
+
+    def _decode(self, answers: Sequence[Answer]) -> list[Outcome]:
+        """Where the device has no room for all, or one is at fault, in halves."""
+        try:
+            return self.runner.decode(answers)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._shrink(len(answers))
+            if len(answers) == 1:
+                return [error]
+            log.warning("a step failed and is made in halves", answers=len(answers), error=str(error))
+        half = len(answers) // 2
+        return self._decode(answers[:half]) + self._decode(answers[half:])
+
+    def _shrink(self, answers: int) -> None:
+        self.runner.forget()
+        self._good_steps, self._most = 0, max(1, answers // 2)
+        self._desk.limit_batch(self._most)
+
+    def _recover(self) -> None:
+        """Steps that found room may be larger again."""
+        if self._most is None:
+            return
+        self._good_steps += 1
+        if self._good_steps >= RECOVER_AFTER:
+            self._good_steps, self._most = 0, self._desk.limit_batch(2 * self._most)
