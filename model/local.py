@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -41,6 +42,9 @@ class Settings(Protocol):
     def max_running(self) -> int: ...
 
     @property
+    def max_per_user(self) -> int: ...
+
+    @property
     def memory(self) -> int | None: ...
 
     @property
@@ -59,7 +63,8 @@ def create(settings: Settings) -> BatchedModel | SerialModel:
 
         free = available(choose_device(settings.device))
         model = _load_chatglm(path, settings)
-        limits = limits_of(model, answering=settings.max_running, free=free, memory=settings.memory)
+        planned = limits_of(model, answering=settings.max_running, free=free, memory=settings.memory)
+        limits = replace(planned, of_user=settings.max_per_user)
         return BatchedModel(model, limits, max_new_tokens=settings.max_new_tokens)
 
 

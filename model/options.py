@@ -22,6 +22,19 @@ MaxContextOption = Annotated[
     int,
     typer.Option("--max-context", min=64, help="Tokens of prompt and answer; older rounds are left out."),
 ]
+MaxRunningOption = Annotated[
+    int, typer.Option("--max-running", min=1, help="Answers that are made at once; others wait.")
+]
+MaxPerUserOption = Annotated[
+    int,
+    typer.Option("--max-per-user", min=1, help="Requests of one user that run or wait; more are refused."),
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        "--memory", min=0.1, help="GB for weights, keys and values; by default half of what is free."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +48,6 @@ class Settings:
     max_context: int
     max_new_tokens: int
     prefixes: dict[str, Path] = field(default_factory=dict)
+    max_running: int = 64
+    max_per_user: int = 2
+    memory: int | None = None

@@ -14,6 +14,9 @@ from model.options import (
     KVOption,
     MaxContextOption,
     MaxNewTokensOption,
+    MaxPerUserOption,
+    MaxRunningOption,
+    MemoryOption,
     QuantizationOption,
     Settings,
 )
@@ -67,6 +70,9 @@ def serve(
     ] = None,
     max_new_tokens: MaxNewTokensOption = 512,
     max_context: MaxContextOption = 2048,
+    max_running: MaxRunningOption = 64,
+    max_per_user: MaxPerUserOption = 16,
+    memory: MemoryOption = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds for an answer, waiting included.")
     ] = 600.0,
@@ -88,7 +94,18 @@ def serve(
     prefixes = dict(map(_named, prefix or ()))
     max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
     began = monotonic()
-    settings = Settings(path, device, quantization, kv_cache, max_context, max_new_tokens, prefixes)
+    settings = Settings(
+        path,
+        device,
+        quantization,
+        kv_cache,
+        max_context,
+        max_new_tokens,
+        prefixes,
+        max_running=max_running,
+        max_per_user=max_per_user,
+        memory=None if memory is None else int(memory * 1e9),
+    )
     with console().status("Loading"):
         model = create(settings)
     typer.echo(f"{model.name}, loaded in {monotonic() - began:.1f} s", err=True)
@@ -101,8 +118,7 @@ def serve(
         max_new_tokens=max_new_tokens,
         timeout=timeout,
     )
-    meters = getattr(model, "meters", None)  # of an engine that counts
-    collector = None if meters is None else meters.registry
+    collector = getattr(model, "registry", None)  # of an engine that counts
     listening = server.ModelServer(faces, host=host, port=port, collector=collector)
     asyncio.run(server.serve(listening, model))
 
