@@ -44,7 +44,7 @@ def choose_storage(kv_type: KVType, *, exact: bool) -> Storage:
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None) -> Tensor:
-    if device is None or device.type == "cpu":  # 16 tokens of a head are 4 KiB in float16, just a page of memory
+    if device is None or device.type == "cpu":  # 16 tokens of a head in float16 fill a usual page of memory
         return huge_pages.empty(shape, dtype)
     return torch.empty(shape, dtype=dtype, device=device)
 

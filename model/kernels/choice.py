@@ -22,7 +22,7 @@ class Choice:
 
     @property
     def has_own_threads(self) -> bool:
-        """That the operations share work between threads of their own, so that torch's would be in their way."""
+        """That operations share work between threads of their own, which torch's would be in the way of."""
         return isinstance(self.operations, Native)
 
     def __str__(self) -> str:

@@ -54,6 +54,11 @@ def answer_ids(tiny: model.LanguageModel, prompt: str, count: int) -> list[int]:
     return list(tiny.generate(ids, max_new_tokens=count))
 
 
+def test_torch_leaves_the_cores_to_the_kernels_threads(tiny: model.LanguageModel) -> None:
+    """Its own would go on spinning on them after each of its operations."""
+    assert torch.get_num_threads() == 1 or "native" not in tiny.kernels
+
+
 def test_the_log_says_that_a_packed_file_goes_before_published_weights(folder: Path, tmp_path: Path) -> None:
     both = shutil.copytree(folder, tmp_path / "both")
     told = []

@@ -49,6 +49,7 @@ struct Call {
 
     // The sums [last - first, rows, 16] of tiles, finished, to y.
     void put(const float* sums, int64_t rows, int64_t first, int64_t last, float* y) const {
+        // what goes past the caches is seen by other threads because the pool ends a task with a locked instruction
         const bool past = rows * w.out_features >= LARGE;
         const int64_t whole = std::min<int64_t>(last, w.out_features / TILE);
         for (int64_t row = 0; row < rows; row++) {

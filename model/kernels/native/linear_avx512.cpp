@@ -35,8 +35,9 @@ constexpr int BLOCK_ROWS = 8, BLOCK_VECTORS = 2, SCORE_ROWS = 16, MIX_SUMS = 8;
 
 #include "rope.inl"
 
-// Bytes that a stream of weights is fetched ahead: to the second cache, to the first. Its scales, a sixteenth.
-constexpr int AHEAD_L2 = 8192, AHEAD_L1 = 2048;
+// Bytes that a stream of weights is fetched ahead, so that it leaves the rows of x in the caches; its scales, a
+// sixteenth.
+constexpr int AHEAD = 3072;
 
 GLM_TARGET inline __m512i line(const uint8_t* p, int number) { return _mm512_loadu_si512(p + 64 * number); }
 
@@ -87,44 +88,49 @@ GLM_TARGET inline __m512 accumulate(__m512i total, __m512 scale, __m512 zero, in
 
 // -- linear ------------------------------------------------------------------------------------
 
-// CHAINS sums for a row of x, because an instruction that adds to a sum waits for the one before.
+// Up to here rows have sums of their own for high nibbles, which stay where they are: a shift less for each line,
+// and an instruction that adds to a sum waits less for the one before.
+constexpr int FEW = 4;
+
 template <int BITS, int BLOCK, int ROWS>
 GLM_TARGET inline void multiply_block(const uint8_t* p, const Quantized& x, __m512i (&total)[ROWS]) {
-    constexpr int LINES = BLOCK * BITS / 32, CHAINS = ROWS == 1 ? 4 : ROWS < 5 ? 2 : 1, AT_ONCE = ROWS < 5 ? LINES : 1;
+    constexpr bool APART = ROWS <= FEW;
+    constexpr int LINES = BLOCK * BITS / 32, AT_ONCE = APART ? LINES : 1;
     constexpr int HALF = 4 * ROWS * LINES;  // from the columns of low nibbles to those of high ones
-    __m512i chain[ROWS * CHAINS];
+    __m512i other[APART ? ROWS : 1];
     GLM_UNROLL
-    for (int i = 0; i < ROWS * CHAINS; i++) chain[i] = i < ROWS ? _mm512_set1_epi32(x.start[i]) : _mm512_setzero_si512();
+    for (int r = 0; r < ROWS; r++) total[r] = _mm512_set1_epi32(x.start[r]);
+    GLM_UNROLL
+    for (auto& sum : other) sum = _mm512_setzero_si512();
     const int8_t* codes = x.codes;
     for (int begin = 0; begin < LINES; begin += AT_ONCE, codes += 4 * ROWS * AT_ONCE) {
         GLM_UNROLL
         for (int k = 0; k < AT_ONCE; k++) {
             const uint8_t* at = p + 64 * (begin + k);
-            _mm_prefetch(reinterpret_cast<const char*>(at) + AHEAD_L2, _MM_HINT_T1);
-            _mm_prefetch(reinterpret_cast<const char*>(at) + AHEAD_L1, _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(at) + AHEAD, _MM_HINT_NTA);
             if (BITS == 8) {
                 const __m512i w = unsigned_bytes(line(at, 0));
                 GLM_UNROLL
                 for (int r = 0; r < ROWS; r++) {
-                    const int i = r + k % CHAINS * ROWS;
-                    chain[i] = dot_four(chain[i], w, codes + 4 * (k * ROWS + r));
+                    __m512i& sum = APART && k % 2 ? other[APART ? r : 0] : total[r];
+                    sum = dot_four(sum, w, codes + 4 * (k * ROWS + r));
                 }
                 continue;
             }
-            const __m512i w0 = low(line(at, 0)), w1 = high(line(at, 0));
+            const __m512i w = line(at, 0), w0 = low(w), w1 = APART ? _mm512_and_si512(w, _mm512_set1_epi8(-16)) : high(w);
             GLM_UNROLL
             for (int r = 0; r < ROWS; r++) {
-                const int i = r + 2 * k % CHAINS * ROWS, next = r + (2 * k + 1) % CHAINS * ROWS;
-                chain[i] = dot_four(chain[i], w0, codes + 4 * (k * ROWS + r));
-                chain[next] = dot_four(chain[next], w1, codes + HALF + 4 * (k * ROWS + r));
+                __m512i& sum = APART ? other[APART ? r : 0] : total[r];
+                total[r] = dot_four(total[r], w0, codes + 4 * (k * ROWS + r));
+                sum = dot_four(sum, w1, codes + HALF + 4 * (k * ROWS + r));
             }
         }
     }
+    if (!APART) return;
     GLM_UNROLL
     for (int r = 0; r < ROWS; r++) {
-        total[r] = chain[r];
-        GLM_UNROLL
-        for (int c = 1; c < CHAINS; c++) total[r] = _mm512_add_epi32(total[r], chain[r + c * ROWS]);
+        __m512i& sum = other[APART ? r : 0];
+        total[r] = _mm512_add_epi32(total[r], BITS == 4 ? _mm512_srai_epi32(sum, 4) : sum);
     }
 }
 
@@ -142,7 +148,7 @@ GLM_TARGET void multiply_rows(const glm_matrix& w, int64_t tile, int begin, int 
         if (left == 0) {
             scale = load_halves(w.scale + group).v;
             if (ZERO) zero = zero_at(w, group);
-            _mm_prefetch(reinterpret_cast<const char*>(w.scale + group) + AHEAD_L2 / 16, _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(w.scale + group) + AHEAD / 16, _MM_HINT_T0);
             group += TILE;
             left = next;
             next = w.group_blocks;

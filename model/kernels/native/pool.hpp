@@ -1,6 +1,7 @@
 // Threads that stay, owned by the caller: started once, they spin a little for the next task and then sleep.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -25,8 +26,9 @@ public:
         run([](void* argument, int thread) { (*static_cast<Task*>(argument))(thread); }, &task);
     }
 
-    // part(thread, begin, end) for pieces of at most `step` of the range [0, count), given out as threads come for
-    // them; a single piece stays on the calling thread. Hold `lock()` around it.
+    // part(thread, begin, end) for pieces of the range [0, count), given out as threads come for them: some multiple
+    // of `step`, half of what would be a thread's share of the rest, so that pieces are long and threads end together.
+    // A single piece stays on the calling thread. Hold `lock()` around it.
     template <class Part>
     void split(int64_t count, int64_t step, Part part) {
         if (count <= step || workers_.empty()) {
@@ -35,8 +37,13 @@ public:
         }
         std::atomic<int64_t> next{0};
         auto task = [&](int thread) {
-            for (int64_t begin; (begin = next.fetch_add(step, std::memory_order_relaxed)) < count;)
-                part(thread, begin, begin + step < count ? begin + step : count);
+            for (int64_t begin = 0, end = 0; begin < count;) {
+                const int64_t share = (count - begin) / (2 * threads()) / step * step;
+                end = std::min(count, begin + std::max(share, step));
+                if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+                part(thread, begin, end);
+                begin = next.load(std::memory_order_relaxed);
+            }
         };
         run(task);
     }
