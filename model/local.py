@@ -1,4 +1,4 @@
-"""The model that config.yaml names, in this process: a ChatGLM-6B that answers many at once, or another family."""
+"""The model that config.yaml names, in this process: a ChatGLM-6B for many at once, or another family."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _check_chatglm(path: Path) -> list[str]:
 
 
 def load_backend(settings: Settings) -> Backend:
-    """What answers one request after another at `model.path`. Raises ModelError, without [model] ImportError."""
+    """What answers one request after another. Raises ModelError, without [model] ImportError."""
     path = _path(settings)
     return _load_family(path, settings) if is_other_family(path) else _load_chatglm(path, settings)
 

@@ -27,12 +27,12 @@ MaxRunningOption = Annotated[
 ]
 MaxPerUserOption = Annotated[
     int,
-    typer.Option("--max-per-user", min=1, help="Requests of one user that run or wait; more are refused."),
+    typer.Option("--max-per-user", min=1, help="Requests of a user that run or wait; more are refused."),
 ]
 MemoryOption = Annotated[
     float | None,
     typer.Option(
-        "--memory", min=0.1, help="GB for weights, keys and values; by default half of what is free."
+        "--memory", min=0.1, help="GB for weights, keys and values (default: half of what is free)."
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: users' lines, reserved pages, and an even share of tokens. It has no clock and no tensors.
+"""Whose turn it is: users' lines, reserved pages, an even share of tokens. It has no clock and no tensors.
 
 A user's counter tells the tokens served to it, prompts included; who has the least goes first (Sheng et al.
 2024, "Fairness in Serving Large Language Models"). Who comes back from being idle starts no lower than those
@@ -53,9 +53,9 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """pages: of the pool, those of prefixes not counted. answering: sequences that may be resident, being read
-    included; batch: those that one step decodes at most. waiting: length of all lines together; of_user: what
-    a user may have waiting and resident; wait: seconds, beyond which a request is refused at once.
+    """pages: of the pool, those of prefixes not counted. answering: sequences that may be resident, those being
+    read included; batch: those that one step decodes at most. waiting: length of all lines together; of_user:
+    what a user may have waiting and resident; wait: seconds, beyond which a request is refused at once.
     """
 
     pages: int
@@ -221,7 +221,7 @@ class Scheduler:
             del self._lines[ticket.user]
 
     def _forget(self) -> None:
-        """Raise the floor to the least served of who is here; idle users no higher than it are as new ones."""
+        """Raise the floor to the least served of who is here; idle users not above it are as new ones."""
         here = self._lines.keys() | self._residents.keys()
         if here:
             self._floor = max(self._floor, min(self._counters[user] for user in here))
