@@ -89,7 +89,8 @@ class Reading:
             self._begin_layer()
         if self._layer < self._network.config.num_layers and rows:
             return False
-        self._batch.commit()
+        if self._caches:
+            self._batch.commit()
         return True
 
     def drop(self, cache: KVCache) -> None:

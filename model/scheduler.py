@@ -8,7 +8,7 @@ who stayed, so nobody saves up turns; nor does anybody pay for a time when nobod
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
@@ -19,6 +19,8 @@ FIRST_RATE = 20.0
 """Tokens a second, as long as none were served."""
 FIRST_ANSWER = 100.0
 """Tokens of an answer, as long as none was given."""
+AHEAD = 8.0
+"""Tokens that a user's answers may be ahead of the least served one's, where a step is dear."""
 _WEIGHT = 0.1
 """Of the newest number in a running mean."""
 
@@ -53,14 +55,18 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """pages: of the pool, those of prefixes not counted. answering: sequences that may be resident, those being
-    read included; batch: those that one step decodes at most. waiting: length of all lines together; of_user:
-    what a user may have waiting and resident; wait: seconds, beyond which a request is refused at once.
+    """How much there is for all, and for one.
+
+    pages: of the pool, those of prefixes not counted. answering: sequences that may be resident, those being
+    read included. batch: those that a step decodes at most; cheap: so many take hardly longer than one.
+    waiting: length of all lines together. of_user: what a user may have waiting and resident. wait: seconds,
+    beyond which a request is refused at once.
     """
 
     pages: int
     answering: int = 64
     batch: int = 64
+    cheap: int = 8
     waiting: int = 128
     of_user: int = 2
     wait: float = 120.0
@@ -75,9 +81,11 @@ class Scheduler:
         """Pages."""
         self._lines: dict[str, deque[Ticket]] = {}
         self._resident: dict[Ticket, None] = {}
-        self._counters: dict[str, float] = {}
         self._residents: dict[str, int] = {}
-        self._floor = 0.0
+        self._served = Shares()
+        """Tokens, prompts included: whose turn it is to be admitted."""
+        self._answers = Shares()
+        """Tokens of answers: who takes part in a step. A long prompt, once read, does not hold it up."""
         self._arrivals = 0
         self._rate = FIRST_RATE
         self._answer = FIRST_ANSWER
@@ -116,7 +124,8 @@ class Scheduler:
         self._arrivals += 1
         ticket.number = self._arrivals
         if ticket.user not in self._lines and not self._residents.get(ticket.user):
-            self._counters[ticket.user] = max(self._counters.get(ticket.user, 0.0), self._floor)
+            self._served.join(ticket.user)
+            self._answers.join(ticket.user)
         self._lines.setdefault(ticket.user, deque()).append(ticket)
 
     def admit(self) -> list[Ticket]:
@@ -133,7 +142,7 @@ class Scheduler:
             self._resident[ticket] = None
             self._residents[ticket.user] = self._residents.get(ticket.user, 0) + 1
             self.reserved += ticket.pages
-            self._counters[ticket.user] += ticket.prompt
+            self._served.add(ticket.user, ticket.prompt)
             ticket.stage = Stage.READING
             admitted.append(ticket)
         return admitted
@@ -154,7 +163,9 @@ class Scheduler:
             if not self._residents[ticket.user]:
                 del self._residents[ticket.user]
         ticket.stage = Stage.GONE
-        self._forget()
+        here = self._lines.keys() | self._residents.keys()
+        self._served.settle(here)
+        self._answers.settle(here)
 
     def overdue(self, now: float) -> list[Ticket]:
         """Those whose deadline has passed; they are still there."""
@@ -163,30 +174,35 @@ class Scheduler:
     # -- steps ------------------------------------------------------------------------------
 
     def batch(self) -> list[Ticket]:
-        """Those that the next step gives a token: of too many, those whose users were served least.
+        """Those that the next step gives a token: of too many, those whose users were given least.
 
-        A user's second sequence counts as served once more, so that a step has all users' first ones first.
+        A user's second sequence counts as given one more, so that all users' first ones go before. Up to
+        `cheap`, one more in a step costs the others little; beyond, nobody gets further ahead by having more.
         """
         answering = [one for one in self._resident if one.stage is Stage.ANSWERING]
-        if len(answering) <= self.limits.batch:
+        limits = self.limits
+        if len(answering) <= min(limits.cheap, limits.batch):
             return answering
         ahead: dict[str, int] = {}
         turns = []
         for ticket in answering:
             before = ahead.get(ticket.user, 0)
             ahead[ticket.user] = before + 1
-            turns.append(
-                (self._counters[ticket.user] + before, before, ticket.answered, ticket.number, ticket)
-            )
+            turns.append((self._answers.of(ticket.user) + before, before, ticket.number, ticket))
         turns.sort()
-        return [turn[-1] for turn in turns[: self.limits.batch]]
+        most = turns[0][0] + AHEAD
+        return [
+            turn[-1]
+            for number, turn in enumerate(turns[: limits.batch])
+            if number < limits.cheap or turn[0] <= most
+        ]
 
     def served(self, tickets: Iterable[Ticket]) -> None:
         """A step gave each of them a token."""
-        counters = self._counters
         for ticket in tickets:
             ticket.answered += 1
-            counters[ticket.user] += 1.0
+            self._served.add(ticket.user, 1.0)
+            self._answers.add(ticket.user, 1.0)
 
     def measured(self, tokens: int, seconds: float) -> None:
         """A step served so many tokens, prompts included, in that time."""
@@ -209,10 +225,9 @@ class Scheduler:
         left = [max(min(one.most, self._answer) - one.answered, 1.0) for one in self._resident]
         return (before + sum(left) / max(len(left), 1) * max(len(left) / 2, 1)) / self._rate
 
-    # -- counters ---------------------------------------------------------------------------
-
-    def _turn(self, ticket: Ticket) -> tuple[float, int, int]:
-        return self._counters[ticket.user], self._residents.get(ticket.user, 0), ticket.number
+    def _turn(self, ticket: Ticket) -> tuple[int, float, int]:
+        """Who has nothing running goes first: what a running answer will still cost is not counted yet."""
+        return self._residents.get(ticket.user, 0), self._served.of(ticket.user), ticket.number
 
     def _leave_line(self, ticket: Ticket) -> None:
         line = self._lines[ticket.user]
@@ -220,13 +235,35 @@ class Scheduler:
         if not line:
             del self._lines[ticket.user]
 
-    def _forget(self) -> None:
+
+class Shares:
+    """What users were given, while they are here and as long after as it matters."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, float] = {}
+        self._floor = 0.0
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def of(self, user: str) -> float:
+        """So much."""
+        return self._given[user]
+
+    def join(self, user: str) -> None:
+        """A user comes, or comes back: no less was given to it than to the least served of the others."""
+        self._given[user] = max(self._given.get(user, 0.0), self._floor)
+
+    def add(self, user: str, amount: float) -> None:
+        """It was given more."""
+        self._given[user] += amount
+
+    def settle(self, here: Set[str]) -> None:
         """Raise the floor to the least served of who is here; idle users not above it are as new ones."""
-        here = self._lines.keys() | self._residents.keys()
         if here:
-            self._floor = max(self._floor, min(self._counters[user] for user in here))
+            self._floor = max(self._floor, min(self._given[user] for user in here))
         else:
-            self._floor = max(self._counters.values(), default=self._floor)
-        for user in [one for one in self._counters if one not in here]:
-            if self._counters[user] <= self._floor:
-                del self._counters[user]
+            self._floor = max(self._given.values(), default=self._floor)
+        for user in self._given.keys() - here:
+            if self._given[user] <= self._floor:
+                del self._given[user]

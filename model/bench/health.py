@@ -11,8 +11,8 @@ from aiohttp import web
 
 from model.chatglm import ChatGLM
 from model.kv_cache import KVCache, Storage, page_count
-from model.serial import SerialModel
 from model.sampling import Sampler
+from model.serial import SerialModel
 from model.types import Delta, GenerationParams, Turn
 
 ASKED = 200
