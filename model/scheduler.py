@@ -183,18 +183,17 @@ class Scheduler:
         limits = self.limits
         if len(answering) <= min(limits.cheap, limits.batch):
             return answering
-        ahead: dict[str, int] = {}
+        before: dict[str, int] = {}
         turns = []
         for ticket in answering:
-            before = ahead.get(ticket.user, 0)
-            ahead[ticket.user] = before + 1
-            turns.append((self._answers.of(ticket.user) + before, before, ticket.number, ticket))
+            more = before[ticket.user] = before.get(ticket.user, -1) + 1
+            turns.append((self._answers.of(ticket.user) + more, more, ticket.number, ticket))
         turns.sort()
-        most = turns[0][0] + AHEAD
+        least = turns[0][0]
         return [
-            turn[-1]
-            for number, turn in enumerate(turns[: limits.batch])
-            if number < limits.cheap or turn[0] <= most
+            ticket
+            for number, (given, more, _, ticket) in enumerate(turns[: limits.batch])
+            if number < limits.cheap or given - more <= least + AHEAD
         ]
 
     def served(self, tickets: Iterable[Ticket]) -> None:

@@ -131,7 +131,7 @@ def jain(shares: list[int]) -> float:
     return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
 
 
-@pytest.mark.parametrize(("answering", "batch"), [(64, 32), (64, 64), (50, 50)])
+@pytest.mark.parametrize(("answering", "batch"), [(64, 32), (64, 64), (59, 59)])
 def test_users_get_equal_shares_of_tokens_however_much_one_asks(answering: int, batch: int) -> None:
     """In every window of thirty tokens a user, after the first."""
     simulation = Simulation(replace(ROOMY, answering=answering, batch=batch))
@@ -144,6 +144,16 @@ def test_users_get_equal_shares_of_tokens_however_much_one_asks(answering: int, 
             simulation.submit(ticket.user)
     for begin in range(1500, 13_500, 1500):
         assert jain(simulation.served(users, begin, begin + 1500)) >= 0.9
+
+
+def test_alone_a_user_gets_all_there_is() -> None:
+    simulation = Simulation(replace(ROOMY, answering=30, batch=30))
+    for _ in range(30):
+        simulation.submit("alone")
+    simulation.turn()
+    assert len(simulation.given) == 30
+    simulation.turn()
+    assert len(simulation.given) == 60
 
 
 def test_nobody_waits_longer_than_a_round_and_a_half() -> None:
