@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import typer
 
-from model.local import Backend
+from model.serial import Backend
 from model.types import GenerationParams, ModelError, Turn
 
 PROMPT = "> "
