@@ -24,6 +24,7 @@ from model.options import (
     QuantizationOption,
     Settings,
 )
+from model.plan_cli import plan
 from model.sizes import Progress, size_text
 from model.terminal import console, log_to_stderr
 from model.types import GenerationParams, ModelError
@@ -278,6 +279,7 @@ def chat(
 
 
 app.command()(serve)
+app.command()(plan)
 app.add_typer(key, name="key")
 
 

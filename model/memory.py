@@ -5,16 +5,25 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from model.config import ChatGLMConfig
-from model.kv_cache import Storage, page_bytes, page_count
+from model.kv_cache import PAGE, Storage, page_bytes, page_count
 from model.packed import Scheme, tensor_specs
 from model.sizes import size_text
 from model.types import ModelError
+
+RESERVED = 6
+"""Percent of the memory that no plan touches: allocators round up and leave gaps between blocks, and where
+the last byte is taken it is the whole process that ends, not one request."""
+STEP = 256
+"""Tokens by which a context is shortened in search of what fits."""
+CUDA_BYTES = 750_000_000
+"""Of a graphics card, what CUDA and its libraries take before there is a weight (spec/kernels.md, A)."""
+_STORAGES: tuple[Storage, ...] = ("float32", "float16", "int8", "int4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +31,8 @@ class MemoryPlan:
     """Bytes that a loaded model takes.
 
     weights: also where they are mapped from a packed file, since they must stay in memory to be fast;
-    kv_cache: of one talk as long as the context, in pages of `storage`; workspace: what reading a prompt that
-    long takes meanwhile.
+    kv_cache: of all `pages`, in `storage`; workspace: what reading a prompt as long as the context takes
+    meanwhile, and a step of `users` sequences; reserve: what is left alone of a memory that is known.
     """
 
     weights: int
@@ -31,18 +40,114 @@ class MemoryPlan:
     workspace: int
     context: int
     storage: Storage
+    users: int = 1
+    pages: int = 0
+    reserve: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.kv_cache + self.workspace
+        return self.weights + self.kv_cache + self.workspace + self.reserve
+
+    @property
+    def fits_users(self) -> int:
+        """How many sequences as long as the context have room at once."""
+        return self.pages // page_count(self.context)
+
+    @property
+    def figures(self) -> str:
+        """The parts in one line."""
+        reserve = f", reserve {size_text(self.reserve)}" if self.reserve else ""
+        return (
+            f"weights {size_text(self.weights)}, KV cache {size_text(self.kv_cache)},"
+            f" workspace {size_text(self.workspace)}{reserve}"
+        )
 
     def parts(self) -> Iterator[tuple[str, int]]:
         """What a table of it shows: name and bytes of each part, and of all."""
+        tokens = self.context if self.users == 1 else self.pages * PAGE
         yield "weights", self.weights
-        yield f"KV cache of {self.context:,} tokens, {self.storage}", self.kv_cache
+        yield f"KV cache of {tokens:,} tokens, {self.storage}", self.kv_cache
         yield "workspace", self.workspace
+        if self.reserve:
+            yield "reserve", self.reserve
         yield "total", self.total
+
+    def __str__(self) -> str:
+        """For whom there is room."""
+        return f"{users_text(self.fits_users, self.context)} with a KV cache in {kv_name(self.storage)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What can be done with a model in `memory` bytes, None for as many as it takes.
+
+    weights: bytes of its parameters; dtype: of activations.
+    """
+
+    config: ChatGLMConfig
+    weights: int
+    dtype: torch.dtype
+    memory: int | None = None
+
+    def whole(self, storage: Storage, context: int, users: int) -> MemoryPlan:
+        """With pages for all users, whether they fit or not."""
+        config = self.config
+        pages = users * page_count(context)
+        page = page_bytes(config.num_layers, config.num_attention_heads, config.head_size, storage)
+        # a layer at work: input, normed input, q, k, v before and after rotation, context; wide half twice
+        row = (10 * config.hidden_size + 2 * config.inner_hidden_size) * self.dtype.itemsize
+        logits = users * config.vocab_size * (4 + self.dtype.itemsize)  # as computed, and in float32
+        workspace = (context + users) * row + logits
+        reserve = 0 if self.memory is None else -(-self.memory * RESERVED // 100)
+        return MemoryPlan(self.weights, pages * page, workspace, context, storage, users, pages, reserve)
+
+    def holds(self, plan: MemoryPlan) -> bool:
+        """Whether it fits."""
+        return self.memory is None or plan.total <= self.memory
+
+    def plan(self, storage: Storage, context: int, users: int) -> MemoryPlan:
+        """With pages for all users, or as many as fit.
+
+        Raises ModelError, which names the nearest that fits, if that is not even one sequence's.
+        """
+        whole = self.whole(storage, context, users)
+        if self.memory is None or whole.total <= self.memory:
+            return whole
+        page, least = whole.kv_cache // whole.pages, page_count(context)
+        pages = (self.memory - whole.total + whole.kv_cache) // page
+        if pages < least:
+            raise self.refusal(replace(whole, kv_cache=least * page, pages=least))
+        return replace(whole, kv_cache=pages * page, pages=pages)
+
+    def most_users(self, storage: Storage, context: int) -> int | None:
+        """How many fit at once, each with a sequence as long as the context; None: as many as come."""
+        if self.memory is None:
+            return None
+        none, one = self.whole(storage, context, 0).total, self.whole(storage, context, 1).total
+        return max(0, (self.memory - none) // (one - none))
+
+    def nearest(self, wanted: MemoryPlan) -> MemoryPlan | None:
+        """What fits instead, for all its users: fewer, else a smaller storage, else a shorter context."""
+        shorter = range((wanted.context - 1) // STEP * STEP, 0, -STEP)
+        for context in (wanted.context, *shorter):
+            for storage in _STORAGES[_STORAGES.index(wanted.storage) :]:
+                most = self.most_users(storage, context)
+                users = wanted.users if most is None else min(wanted.users, most)
+                if users:
+                    return self.plan(storage, context, users)
+        return None
+
+    def refusal(self, needed: MemoryPlan) -> ModelError:
+        """Why it does not fit, and what does."""
+        assert self.memory is not None
+        nearest = self.nearest(needed)
+        problem = (
+            f"{size_text(needed.total)} are needed for {needed} ({needed.figures}),"
+            f" but only {size_text(self.memory)} are available"
+        )
+        more = "use quantization int4, close other programs, or take a device with more memory"
+        return ModelError(problem, remedy=more if nearest is None else f"what fits: {nearest}")
 
 
 def weight_bytes(config: ChatGLMConfig, scheme: Scheme, float_dtype: Callable[[str], torch.dtype]) -> int:
@@ -52,16 +157,17 @@ def weight_bytes(config: ChatGLMConfig, scheme: Scheme, float_dtype: Callable[[s
 
 
 def plan(
-    config: ChatGLMConfig, weights: int, *, dtype: torch.dtype, storage: Storage, context: int
+    config: ChatGLMConfig,
+    weights: int,
+    *,
+    dtype: torch.dtype,
+    storage: Storage,
+    context: int,
+    users: int = 1,
+    memory: int | None = None,
 ) -> MemoryPlan:
-    """What `weights` bytes of parameters need around them, with activations in `dtype`."""
-    hidden, inner = config.hidden_size, config.inner_hidden_size
-    page = page_bytes(config.num_layers, config.num_attention_heads, config.head_size, storage)
-    kv_cache = page_count(context) * page
-    # a layer at work: input, normed input, q, k, v before and after rotation, context; the wide half twice
-    activations = context * (10 * hidden + 2 * inner) * dtype.itemsize
-    logits = 2 * 4 * config.vocab_size
-    return MemoryPlan(weights, kv_cache, activations + logits, context, storage)
+    """What `weights` bytes of parameters need around them; see `Budget.plan`. Raises ModelError."""
+    return Budget(config, weights, dtype, memory).plan(storage, context, users)
 
 
 def check(plan: MemoryPlan, device: torch.device, *, file: Path | None = None) -> None:
@@ -70,12 +176,21 @@ def check(plan: MemoryPlan, device: torch.device, *, file: Path | None = None) -
     if free is None or plan.total <= free:
         return
     problem = (
-        f"needs {size_text(plan.total)} (weights {size_text(plan.weights)},"
-        f" KV cache {size_text(plan.kv_cache)}, workspace {size_text(plan.workspace)}),"
+        f"needs {size_text(plan.total)} ({plan.figures}),"
         f" but only {size_text(free)} are available on {device.type}"
     )
     remedy = "use quantization int4, lower max_context, a smaller kv_cache, or close other programs"
     raise ModelError(problem, file=file, remedy=remedy)
+
+
+def users_text(users: int, context: int) -> str:
+    """So many users of a context, for people."""
+    return f"{users:,} user{'' if users == 1 else 's'} of {context:,} tokens"
+
+
+def kv_name(storage: Storage) -> str:
+    """What options and config.yaml call a storage: fp16 for float16."""
+    return storage.replace("float", "fp")
 
 
 def available(device: torch.device, *, root: Path = Path("/")) -> int | None:

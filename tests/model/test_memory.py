@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from model import memory
 from model.config import ChatGLMConfig
-from model.kv_cache import Storage
+from model.kv_cache import Storage, page_count
 from model.packed import Scheme
 from model.types import ModelError
 
 CPU = torch.device("cpu")
 FULL = ChatGLMConfig()
+SMALL = ChatGLMConfig(hidden_size=64, num_layers=2, num_attention_heads=4, inner_hidden_size=256)
+STORAGES: tuple[Storage, ...] = ("float32", "float16", "int8", "int4")
 FLOATS = Scheme(bits=None, group_size=None, head_bits=None)
 
 
@@ -81,6 +86,155 @@ def test_refusal_has_figures_and_remedies(monkeypatch: pytest.MonkeyPatch) -> No
 def test_enough_or_unknown_memory_passes(monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
     monkeypatch.setattr(memory, "available", lambda device: free)
     memory.check(memory.MemoryPlan(3 << 30, 1 << 30, 1 << 29, 2048, "float16"), CPU)
+
+
+# -- many at once ---------------------------------------------------------------------------
+
+contexts = st.integers(1, 5000)
+storages = st.sampled_from(STORAGES)
+users_at_once = st.integers(1, 200)
+budgets = st.builds(
+    memory.Budget,
+    config=st.sampled_from([FULL, SMALL]),
+    weights=st.integers(0, 8 * 10**9),
+    dtype=st.sampled_from([torch.float32, torch.float16]),
+    memory=st.integers(0, 40 * 10**9),
+)
+
+
+@given(budgets, storages, contexts, users_at_once)
+def test_a_plan_stays_within_the_memory_or_is_refused(
+    budget: memory.Budget, storage: Storage, context: int, users: int
+) -> None:
+    assert budget.memory is not None
+    try:
+        plan = budget.plan(storage, context, users)
+    except ModelError:
+        least = budget.whole(storage, context, users)
+        assert least.total - (users - 1) * least.kv_cache // users > budget.memory
+        return
+    assert plan.total <= budget.memory
+    assert plan.reserve >= 0.06 * budget.memory
+    assert page_count(context) <= plan.pages <= users * page_count(context)
+    assert 1 <= plan.fits_users <= users
+    full = budget.whole(storage, context, users)
+    assert plan.kv_cache * full.pages == full.kv_cache * plan.pages
+    if plan.pages < full.pages:  # then not one page more fits
+        assert plan.total + full.kv_cache // full.pages > budget.memory
+
+
+@given(budgets, storages, contexts, users_at_once, st.integers(0, 10**10))
+def test_more_memory_never_means_fewer_pages(
+    budget: memory.Budget, storage: Storage, context: int, users: int, more: int
+) -> None:
+    assert budget.memory is not None
+    larger = replace(budget, memory=budget.memory + more)
+
+    def pages(budget: memory.Budget) -> int:
+        try:
+            return budget.plan(storage, context, users).pages
+        except ModelError:
+            return 0
+
+    assert pages(larger) >= pages(budget)
+
+
+@given(budgets, storages, contexts)
+def test_most_users_fit_and_one_more_does_not(budget: memory.Budget, storage: Storage, context: int) -> None:
+    most = budget.most_users(storage, context)
+    assert most is not None
+    assert not most or budget.holds(budget.whole(storage, context, most))
+    assert not budget.holds(budget.whole(storage, context, most + 1))
+
+
+@given(budgets, storages, contexts, users_at_once)
+def test_what_is_named_instead_does_fit(
+    budget: memory.Budget, storage: Storage, context: int, users: int
+) -> None:
+    wanted = budget.whole(storage, context, users)
+    assume(not budget.holds(wanted))
+    nearest = budget.nearest(wanted)
+    refusal = budget.refusal(wanted)
+    if nearest is None:
+        assert "more memory" in str(refusal.remedy)
+        assert not budget.most_users("int4", min(context, 256))
+        return
+    assert refusal.remedy == f"what fits: {nearest}"
+    again = budget.plan(nearest.storage, nearest.context, nearest.users)
+    assert again == nearest
+    assert again.fits_users == nearest.users <= users
+    if budget.most_users(storage, context):
+        assert (nearest.storage, nearest.context) == (storage, context)
+    elif budget.most_users("int4", context):
+        assert nearest.context == context
+    else:
+        assert nearest.context % 256 == 0
+        assert nearest.context < context <= 5000
+        assert context - nearest.context <= 256 or not budget.most_users("int4", nearest.context + 256)
+
+
+def test_unknown_memory_gives_pages_for_all() -> None:
+    plan = memory.plan(FULL, 10**9, dtype=torch.float16, storage="int8", context=1000, users=50)
+    assert (plan.pages, plan.fits_users, plan.reserve) == (50 * 63, 50, 0)
+    assert memory.Budget(FULL, 10**9, torch.float16).most_users("int8", 1000) is None
+
+
+def test_every_user_adds_logits_and_a_row_of_activations() -> None:
+    one, many = (
+        memory.plan(SMALL, 0, dtype=torch.float32, storage="int8", context=64, users=users).workspace
+        for users in (1, 11)
+    )
+    assert many - one == 10 * (4 * (10 * 64 + 2 * 256) + 8 * SMALL.vocab_size)
+
+
+@pytest.mark.parametrize(
+    ("gib", "fits", "thousands"),
+    [
+        (6, (3, 6, 12), (3.5, 6.9, 13.3)),
+        (8, (7, 15, 29), (7.9, 15.6, 29.8)),
+        (12, (16, 32, 61), (16.7, 32.9, 63.0)),
+        (24, (42, 82, 158), (43.1, 84.9, 162)),
+        (32, (59, 116, 223), (60.7, 119.6, 229)),
+    ],
+)
+def test_users_and_tokens_on_usual_cards(
+    gib: int, fits: tuple[int, ...], thousands: tuple[float, ...]
+) -> None:
+    """Users of 1,024 tokens and tokens in all, within 5 % of spec/kernels.md (A, memory)."""
+    weights = memory.weight_bytes(FULL, Scheme(), half)
+    budget = memory.Budget(FULL, weights, torch.float16, gib * 2**30 - memory.CUDA_BYTES)
+    for storage, users, tokens in zip(STORAGES[1:], fits, thousands, strict=True):
+        most = budget.most_users(storage, 1024)
+        assert most is not None
+        assert most == pytest.approx(users, rel=0.05, abs=1)
+        assert 16 * budget.plan(storage, 1024, most + 1).pages == pytest.approx(1000 * tokens, rel=0.05)
+
+
+def test_refusal_of_a_context_names_what_fits_instead() -> None:
+    """One talk has no room in float16, but in INT8 it has."""
+    with pytest.raises(ModelError) as caught:
+        memory.plan(FULL, 35 * 10**8, dtype=torch.float16, storage="float16", context=2048, memory=46 * 10**8)
+    assert caught.value.remedy == "what fits: 1 user of 2,048 tokens with a KV cache in int8"
+    for part in (
+        "1 user of 2,048 tokens with a KV cache in fp16",
+        "reserve 276.00 MB",
+        "4.60 GB are available",
+    ):
+        assert part in caught.value.problem
+
+
+def test_table_of_many_users_counts_tokens_and_reserve() -> None:
+    plan = memory.plan(SMALL, 10, dtype=torch.float32, storage="int4", context=64, users=3, memory=10**9)
+    assert [name for name, _ in plan.parts()] == [
+        "weights",
+        "KV cache of 192 tokens, int4",
+        "workspace",
+        "reserve",
+        "total",
+    ]
+
+
+# -- what there is --------------------------------------------------------------------------
 
 
 def test_this_machine_has_memory() -> None:

@@ -1,0 +1,113 @@
+"""`glmbot model plan`: the table, what fits instead, exit codes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from bot.cli import app
+from model import memory
+
+
+def plan(*words: object) -> Result:
+    return CliRunner().invoke(app, ["model", "plan", *map(str, words)])
+
+
+def table(result: Result) -> dict[str, str]:
+    """What it printed, by the name of the row."""
+    return dict(re.split(r"  +", line, maxsplit=1) for line in result.stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model."""
+    folder = tmp_path_factory.mktemp("made") / "TINY"
+    done = CliRunner().invoke(app, ["model", "make-random", str(folder)])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def test_fifty_users_on_a_card_of_12_gb() -> None:
+    done = plan("--vram", 12, "--users", 50, "--context", 1024, "--kv", "int4", "--head", "int8")
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    found = table(done)
+    assert list(found) == [
+        "memory",
+        "weights",
+        "KV cache, fp16",
+        "KV cache, int8",
+        "KV cache, int4",
+        "workspace",
+        "reserve",
+        "total, int4",
+    ]
+    assert found["memory"] == "12.88 GB, less 750.00 MB for CUDA itself"
+    assert found["weights"] == "3.53 GB: INT4, groups of 64; embedding INT8"
+    assert found["KV cache, fp16"] == "23.49 GB for 50 users of 1,024 tokens; 16 fit"
+    assert found["KV cache, int8"] == "11.93 GB for 50 users of 1,024 tokens; 32 fit"
+    assert found["KV cache, int4"] == "6.24 GB for 50 users of 1,024 tokens; 61 fit"
+    assert found["reserve"].endswith(", 6 %")
+    assert float(found["total, int4"].removesuffix(" GB")) < 12.13
+
+
+@pytest.mark.parametrize(
+    ("kv", "fits", "name"), [("auto", 16, "fp16"), ("fp16", 16, "fp16"), ("int8", 32, "int8")]
+)
+def test_too_many_users_are_refused_with_how_many_fit(kv: str, fits: int, name: str) -> None:
+    words = ("--vram", 12, "--context", 1024, "--kv", kv)
+    done = plan(*words, "--users", 50)
+    assert done.exit_code == 1
+    assert table(done)[f"KV cache, {name}"].endswith(f"; {fits} fit")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(f"; what fits: {fits} users of 1,024 tokens with a KV cache in {name}")
+    assert plan(*words, "--users", fits).exit_code == 0
+    assert plan(*words, "--users", fits + 1).exit_code == 1
+
+
+def test_where_no_user_fits_storage_and_context_shrink() -> None:
+    done = plan("--vram", 5.2, "--context", 10_000)
+    assert done.exit_code == 1
+    named = re.search(r"what fits: 1 user of ([\d,]+) tokens with a KV cache in int4$", done.stderr.strip())
+    assert named, done.stderr
+    context = int(named[1].replace(",", ""))
+    assert plan("--vram", 5.2, "--context", context, "--kv", "int4").exit_code == 0
+    assert plan("--vram", 5.2, "--context", context + 256, "--kv", "int4").exit_code == 1
+
+
+def test_weights_that_do_not_fit_are_told_so() -> None:
+    done = plan("--vram", 3)
+    assert done.exit_code == 1
+    assert "take a device with more memory" in done.stderr
+
+
+def test_without_a_card_it_plans_for_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 10**10)
+    found = table(plan())
+    assert found["memory"] == "10.00 GB available"
+    assert found["KV cache, fp16"].startswith("939.52 MB for 1 user of 2,048 tokens; ")
+    monkeypatch.setattr(memory, "available", lambda device: None)
+    done = plan("--users", 1000)
+    assert done.exit_code == 0
+    found = table(done)
+    assert found["memory"] == "unknown"
+    assert found["KV cache, int8"].endswith("for 1,000 users of 2,048 tokens")
+    assert "reserve" not in found
+
+
+def test_a_folder_is_planned_for_as_it_loads(made: Path) -> None:
+    done = plan(made, "--vram", 1, "--users", 50)
+    assert done.exit_code == 0, done.output
+    assert "; embedding INT8" in table(done)["weights"]
+    floats = plan(made, "--vram", 1, "--quantization", "none")
+    assert table(floats)["weights"].endswith(": floats; embedding floats")
+
+
+def test_a_path_without_a_model_is_refused(tmp_path: Path) -> None:
+    done = plan(tmp_path / "none")
+    assert done.exit_code == 1
+    assert "there is no such file or folder" in done.stderr
