@@ -12,7 +12,7 @@ from model.answer_text import AnswerText
 from model.desk import Job, News
 from model.engine import Engine
 from model.language_model import LanguageModel
-from model.memory import plan
+from model.memory import RESERVED, Budget
 from model.runner import ChatGLMRunner, Prompt
 from model.scheduler import Limits
 from model.types import Delta, GenerationParams, ModelError, Turn, Usage
@@ -115,24 +115,17 @@ class BatchedModel:
 def limits_of(model: LanguageModel, *, answering: int, free: int | None, memory: int | None) -> Limits:
     """What a device can take: `memory` bytes, else half of what is `free` beside the weights.
 
-    Raises ModelError where not even one talk as long as the context fits.
+    free: before the model was loaded. Raises ModelError where not even one talk as long as the context fits.
     """
-    weights = model.network.weights
-    nbytes = tensor_bytes(weights)
+    nbytes = tensor_bytes(model.network.weights)
+    budget = Budget(model.config, nbytes, model.network.dtype, memory)
     if memory is None and free is not None:
-        memory = nbytes + (free - nbytes) // 2
-    planned = plan(
-        model.config,
-        nbytes,
-        dtype=model.network.dtype,
-        storage=model.storage,
-        context=model.max_context,
-        users=answering,
-        memory=memory,
-    )
-    return Limits(
-        pages=planned.pages, answering=answering, batch=min(answering, BATCH), waiting=2 * answering
-    )
+        alone = budget.whole(model.storage, model.max_context, 1)
+        half = nbytes + (free - nbytes) // 2
+        budget = replace(budget, memory=max(half, min(free, alone.total * 100 // (100 - RESERVED) + 1)))
+    planned = budget.plan(model.storage, model.max_context, answering)
+    batch, waiting = min(answering, BATCH), 2 * answering
+    return Limits(planned.pages, answering, batch, waiting=waiting)
 
 
 def check_prefix(name: str | None, known: Collection[str]) -> None:
