@@ -37,6 +37,15 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """Requests in line, requests that hold pages, and the pages that they have reserved."""
+
+    waiting: int
+    resident: int
+    reserved: int
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """left: resident ones that ended without the worker's doing; admitted: those to be opened."""
 
@@ -57,6 +66,10 @@ class Desk:
         self._mail = defaultdict[asyncio.AbstractEventLoop, _Mail](list)
         self._left = list[Job]()
         self._refusal: ModelError | None = None
+        meters.pages.set(limits.pages)
+        meters.waiting.set_function(lambda: self.counts().waiting)
+        meters.resident.set_function(lambda: self.counts().resident)
+        meters.pages_reserved.set_function(lambda: self.counts().reserved)
 
     # -- askers -----------------------------------------------------------------------------
 
@@ -116,7 +129,6 @@ class Desk:
                 self._drop(job, "overdue")
             left, self._left = self._left, []
             admitted = [self._jobs[ticket] for ticket in self._scheduler.admit()]
-            self._measure()
             return Turn(left, admitted)
 
     def has_read(self, jobs: Iterable[Job]) -> None:
@@ -197,6 +209,11 @@ class Desk:
             with suppress(RuntimeError):  # the loop is closed; its askers have given up, or will never hear
                 loop.call_soon_threadsafe(_put, letters)
 
+    def counts(self) -> Counts:
+        """As they are at this moment."""
+        with self._changed:
+            return Counts(self._scheduler.waiting, self._scheduler.resident, self._scheduler.reserved)
+
     # -- under the lock ---------------------------------------------------------------------
 
     def _tell(self, job: Job, news: News) -> None:
@@ -212,12 +229,6 @@ class Desk:
         self._scheduler.leave(job.ticket)
         del self._jobs[job.ticket]
         self._meters.requests.labels(how).inc()
-
-    def _measure(self) -> None:
-        scheduler, meters = self._scheduler, self._meters
-        meters.waiting.set(scheduler.waiting)
-        meters.resident.set(scheduler.resident)
-        meters.pages_reserved.set(scheduler.reserved)
 
 
 def closed() -> ModelError:

@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 TOGETHER = 256
 """Tokens of prompts that are read as one, where several have come."""
+GROUPS = 2
+"""That are at work: the oldest one and, beside it, one that may be shorter."""
 BURST = 0.05
 """Seconds of reading between two looks at who has come or gone, while nobody waits for a next token."""
 RECOVER_AFTER = 200
@@ -151,7 +153,7 @@ class Worker:
         waited_for = len(self._answers) > len(self._unread)
         budget, tokens, began = (self._step_seconds if waited_for else BURST), 0, self._clock()
         while not self._retired:
-            if self._line:
+            if self._line and len(self._groups) < GROUPS:
                 self._form_group()
             if not self._groups:
                 break
