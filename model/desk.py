@@ -179,10 +179,16 @@ class Desk:
                 self._tell(job, error)
                 self._end(job, "failed")
 
-    def fail_resident(self, error: ModelError) -> None:
-        """All that a worker had taken on, because it is no more."""
+    def fail_resident(self, error: ModelError, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """All that a worker had taken on end, and what limited its steps: the next one begins afresh.
+
+        unless: asked once nothing can happen meanwhile.
+        """
         with self._changed:
+            if unless():
+                return
             self._left.clear()
+            self._scheduler.limits = replace(self._scheduler.limits, batch=self._batch)
             for ticket, job in list(self._jobs.items()):
                 if ticket.stage is not Stage.WAITING:
                     self._tell(job, error)

@@ -61,8 +61,8 @@ class Engine:
         """Stop at the next turn; who still waits gets a ModelError."""
         self._ended.set()
         self._desk.close()
+        await asyncio.to_thread(self._watch.join, STOP_WITHIN)  # it may be about to make another worker
         await asyncio.to_thread(self._worker.join, STOP_WITHIN)
-        await asyncio.to_thread(self._watch.join, STOP_WITHIN)
 
     def _watch_worker(self) -> None:
         """Replace a worker that is stuck in the device; what it had taken on fails, what waits goes on."""

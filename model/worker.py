@@ -45,7 +45,7 @@ class Worker:
     def __init__(self, runner: Runner, desk: Desk, meters: Meters, clock: Callable[[], float]) -> None:
         self.runner = runner
         self.busy_since: float | None = None
-        """When the operation began that the device is at; None between two of them."""
+        """When the turn or, later in it, the operation began that it is at; None while it waits for work."""
         self._desk = desk
         self._meters = meters
         self._clock = clock
@@ -58,6 +58,8 @@ class Worker:
         """By prompts that are being read: those that asked the same and wait for its pages."""
         self._oldest_next = True
         self._step_seconds = BURST
+        self._unmeasured = 0.0
+        """Seconds of turns in which slices were read, but no prompt came to its end and no step was made."""
         self._most: int | None = None
         self._good_steps = 0
         self._retired = False
@@ -73,25 +75,45 @@ class Worker:
         self._thread.join(timeout)
 
     def _work(self) -> None:
-        while (turn := self._desk.next_turn(lambda: self._retired)) is not None:
+        while (turn := self._desk.next_turn(self._is_retired)) is not None:
             try:
                 self._turn(turn)
             except Exception as error:
-                log.exception("a turn of the model failed")
-                self._fail(list(self._answers), error)
+                self._start_over(error)
+            self.busy_since = None
             if not self._retired:
                 self._desk.deliver()
 
+    def _is_retired(self) -> bool:
+        return self._retired
+
     def _turn(self, turn: Turn) -> None:
+        began = self.busy_since = self._clock()
         for job in turn.left:
             self._close(job)
         for job in turn.admitted:
             self._open(job)
-        began = self._clock()
         tokens = self._read()
-        if not self._retired:
-            tokens += self._step(self._desk.batch())
-            self._desk.measured(tokens, self._clock() - began)
+        if self._retired:
+            return
+        tokens += self._step(self._desk.batch())
+        self._unmeasured += self._clock() - began
+        if tokens:
+            self._desk.measured(tokens, self._unmeasured)
+            self._unmeasured = 0.0
+
+    def _start_over(self, error: Exception) -> None:
+        """A turn failed, and nobody knows what it left half done: all that were taken on are given up."""
+        self._desk.fail_resident(_told(error), unless=self._is_retired)
+        answers = list(self._answers.values())
+        for held in (self._answers, self._unread, self._line, self._groups, self._same):
+            held.clear()
+        self._most = None
+        for answer in answers:
+            try:
+                self.runner.close(answer)
+            except Exception:
+                log.exception("the pages of an answer could not be given back")
 
     # -- coming and going -------------------------------------------------------------------
 
@@ -139,11 +161,9 @@ class Worker:
             self._open(follower)
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
-        if not isinstance(error, ModelError):
-            log.error("the model failed", error=f"{type(error).__name__}: {error}", exc_info=error)
-            error = ModelError(f"the model failed: {type(error).__name__}: {error}", remedy=_REPORT)
+        told = _told(error)
         for job in jobs:
-            self._desk.fail(job, error)
+            self._desk.fail(job, told)
             self._close(job)
 
     # -- prompts ----------------------------------------------------------------------------
@@ -199,8 +219,6 @@ class Worker:
             self._groups.remove(group)
             self._fail_or_part(group.jobs, error)
             return 0
-        finally:
-            self.busy_since = None
         if not done or self._retired:
             return 0
         self._groups.remove(group)
@@ -219,11 +237,8 @@ class Worker:
         """A token for each; how many there were."""
         if not jobs:
             return 0
-        began = self.busy_since = self._clock()
-        try:
-            outcomes = self._decode([self._answers[job] for job in jobs])
-        finally:
-            self.busy_since = None
+        began = self._clock()
+        outcomes = self._decode([self._answers[job] for job in jobs])
         if self._retired:
             return 0
         seconds = self._clock() - began
@@ -243,9 +258,12 @@ class Worker:
 
     def _decode(self, answers: Sequence[Answer]) -> list[Outcome]:
         """Where the device has no room for all, or one is at fault, in halves."""
+        self.busy_since = self._clock()
         try:
             return self.runner.decode(answers)
         except Exception as error:
+            if self._retired:
+                return [error] * len(answers)
             if is_out_of_memory(error):
                 self._shrink(len(answers))
             if len(answers) == 1:
@@ -256,7 +274,9 @@ class Worker:
 
     def _shrink(self, answers: int) -> None:
         self.runner.forget()
-        self._good_steps, self._most = 0, max(1, answers // 2)
+        if self._retired:
+            return
+        self._good_steps, self._most = 0, min(self._most or answers, max(1, answers // 2))
         self._desk.limit_batch(self._most)
 
     def _recover(self) -> None:
@@ -266,3 +286,12 @@ class Worker:
         self._good_steps += 1
         if self._good_steps >= RECOVER_AFTER:
             self._good_steps, self._most = 0, self._desk.limit_batch(2 * self._most)
+
+
+def _told(error: Exception) -> ModelError:
+    """What askers hear of it; what is not meant for them is in the log too."""
+    if isinstance(error, ModelError):
+        return error
+    problem = f"{type(error).__name__}: {error}"
+    log.error("the model failed", error=problem, exc_info=error)
+    return ModelError(f"the model failed: {problem}", remedy=_REPORT)
