@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from bot import ModelBusy, ModelError
 from bot.testing import BotTester
-from model import local
+from model import serial
 from model.types import Delta, GenerationParams, PromptTooLong, Turn, prompt_room
 from plugins.chat.plugin import plugin
 
@@ -89,10 +89,10 @@ async def test_who_finds_the_line_full_is_told_when_to_come_back(
     bot: BotTester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = HeldBackend()
-    bot.model = local.LocalModel(backend)  # type: ignore[assignment]
+    bot.model = serial.SerialModel(backend)  # type: ignore[assignment]
     first = asyncio.create_task(bot.private("u1").say("一"))
     await asyncio.to_thread(backend.begun.wait, 10)
-    monkeypatch.setattr(local, "MOST_WAITING", 0)
+    monkeypatch.setattr(serial, "MOST_WAITING", 0)
     refused = (await bot.private("u2").say("二")).text
     backend.let_go.set()
     assert (await first).text == "ok"
