@@ -16,7 +16,7 @@ from model.scheduler import Limits, Stage
 from model.worker import Worker
 
 ROOMY = Limits(pages=1000, answering=64, batch=64, waiting=1000, of_user=1000, wait=1e9)
-PATIENCE = 30.0
+PATIENCE = 10.0
 """Seconds until a test that waits for another thread has failed."""
 
 
