@@ -24,7 +24,7 @@ from bot.errors import BotError, ConfigError, ModelError, StoreError
 from bot.inject import Call, Injector
 from bot.loader import Plugins, Program, compile_program, load_plugins, start_plugins, stop_plugins
 from bot.memory import Memory
-from bot.metrics import Metrics
+from bot.metrics import Measured, Metrics
 from bot.outbox import Outbox
 from bot.platforms import build_connectors
 from bot.plugin import Commands
@@ -66,6 +66,7 @@ class App:
         self._inbox = Inbox(self.store)
         self._loading = model is None
         self._model_problem = ""
+        self._uncounted: Callable[[], None] = lambda: None
         self._loaded = loaded
         self._given = connectors
         self._serve = serve
@@ -115,6 +116,8 @@ class App:
         if self.model is None:
             self.model = await self._load_model()
         self._loading = False
+        if isinstance(self.model, Measured):
+            self._uncounted = self.metrics.include(self.model.registry)
         self._open_channels()
         self._wire(compile_program(self._plugins, self._injector))
         self.dispatch.program = await start_plugins(self._plugins, self.program, self._injector)
@@ -162,6 +165,7 @@ class App:
         if self._watchdog is not None:
             self._watchdog.stop()
         if self.model is not None:
+            self._uncounted()
             await _quietly(self.model.close, "closing the model")
         await self.store.close()
 

@@ -47,6 +47,7 @@ from bot.config_values import (
     RateText,
     Seconds,
     Secret,
+    Size,
     StoreUrl,
     TimeZone,
 )
@@ -101,6 +102,9 @@ class ModelSettings(Section):
     kv_cache: Literal["auto", "fp16", "int8", "int4"] = "auto"
     max_context: Count = 2048
     max_new_tokens: Count = 512
+    max_running: Count = 64
+    max_per_user: Count = 2
+    memory: Size | None = None
     prefixes: dict[NonEmpty, ConfigPath] = Field({})
     base_url: BaseUrl | None = None
     api_key: Secret | None = None

@@ -245,6 +245,18 @@ def _rate(value: Any) -> Any:
         raise wrong(str(error), "write it as 20/minute, 5/10s or 100/hour") from None
 
 
+def _size(value: Any) -> Any:
+    match = (
+        _SIZE.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    )
+    if match is None:
+        raise wrong(f"{value!r} is not a size", "write it as 12GB or 800MB")
+    return int(float(match["number"]) * _SIZES[match["unit"].upper()])
+
+
+_SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZE = re.compile(r"\s*(?P<number>\d{1,15}(\.\d{1,6})?)\s*(?P<unit>|[KMG]i?B)\s*", re.IGNORECASE | re.ASCII)
+
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, AfterValidator(_name)]
@@ -275,6 +287,8 @@ StoreUrl = Annotated[str, AfterValidator(_store_url)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]
 Bytes = Annotated[int, BeforeValidator(_number), Field(ge=1024)]
+Size = Annotated[int, Field(ge=1024), BeforeValidator(_size, json_schema_input_type=int | str)]
+"""Bytes, written with a unit: 12GB."""
 GuardedUrl = Annotated[str, AfterValidator(_guarded_url)]
 ConfigPath = Annotated[Path, AfterValidator(_existing)]
 """A path that is relative to the config file and must exist when it is written there (plugins use it too)."""

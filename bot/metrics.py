@@ -5,8 +5,9 @@ Labels hold names from the configuration and fixed words, nothing from a message
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +18,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -42,6 +44,16 @@ class Outcome(StrEnum):
     SENT = "sent"
     RETRIED = "retried"
     FAILED = "failed"
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What counts for itself, a model for instance."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Its series."""
+        ...
 
 
 class Metrics:
@@ -76,6 +88,11 @@ class Metrics:
         self.inbox_pending = self._gauge("inbox_pending", "Messages taken in and not done")
         self.outbox_pending = self._gauge("outbox_pending", "Replies not yet delivered")
         self.loop_lag_seconds = self._gauge("loop_lag_seconds", "How late the event loop runs")
+
+    def include(self, registry: Collector) -> Callable[[], None]:
+        """Show another's series, too, until what is returned is called."""
+        self.registry.register(registry)
+        return lambda: self.registry.unregister(registry)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """The body and the content type of /metrics for a request's Accept header."""

@@ -272,7 +272,8 @@ class LanguageModel:
         prompt = self.prompt(query, history, params)
         sampler = Sampler(params, fallback_id=BLANK_ID, limit=len(self.tokenizer))
         text = AnswerText(self.tokenizer, params.stop)
-        asked = min(params.max_new_tokens, self.max_context - len(prompt))
+        length = len(prompt)  # which grows as tokens are drawn
+        asked = min(params.max_new_tokens, self.max_context - length)
         with closing(self._generate(prompt, params, sampler, prefix)) as tokens:
             for token in tokens:
                 more = "" if token is None else text.push(token)
@@ -282,7 +283,7 @@ class LanguageModel:
             else:
                 more = ""
         finish: Literal["stop", "length"] = "length" if text.tokens >= asked and not text.stopped else "stop"
-        yield Delta(more + text.end(), finish, Usage(len(prompt), text.tokens))
+        yield Delta(more + text.end(), finish, Usage(length, text.tokens))
 
     def prompt(self, query: str, history: Sequence[Turn], params: GenerationParams) -> list[int]:
         """The ids of query and history, the oldest rounds left out as the context demands."""

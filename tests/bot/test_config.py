@@ -66,7 +66,7 @@ server: {{host: 0.0.0.0, port: 9000, admin_token: "${{ENV:ADMIN}}", max_body: 20
 store: {{url: "sqlite+aiosqlite:///bot.db", retention_days: 30, synchronous: full}}
 history: {{budget: 100, rounds: 5}}
 model: {{backend: local, path: null, device: cpu, quantization: int8, kv_cache: int4, max_context: 1024,
-         max_new_tokens: 128, prefixes: {{shop: prefix}}}}
+         max_new_tokens: 128, max_running: 8, max_per_user: 1, memory: 12GB, prefixes: {{shop: prefix}}}}
 plugins: {{faq: {{enabled: false}}, knowledge: {{folders: [docs], threshold: auto}}, help:}}
 plugin_folders: [mine]
 groups: {{respond: faq, wake_words: [小助手], session: topic}}
@@ -93,6 +93,7 @@ connectors:
     assert config.server.admin_token.get_secret_value() == "t0p"
     assert config.store.url == f"sqlite+aiosqlite:///{tmp_path}/bot.db"
     assert config.model.prefixes == {"shop": tmp_path / "prefix"}
+    assert config.model.memory == 12_000_000_000
     assert config.plugin_folders == (tmp_path / "mine",)
     assert not config.plugin("faq").enabled
     assert config.plugin("knowledge").settings == {"folders": ["docs"], "threshold": "auto"}
@@ -311,6 +312,7 @@ def test_an_unknown_key_names_the_nearest(
         ("model: {backend: openai, base_url: 'ftp://x', name: glm}", "model.base_url", "http"),
         ("model: {max_new_tokens: 2048}", "model", "max_context"),
         ("model: {path: weights}", "model.path", "does not exist"),
+        ("model: {memory: much}", "model.memory", "write it as 12GB"),
         ("model: {prefixes: {shop: gone}}", "model.prefixes.shop", "does not exist"),
         ("plugin_folders: [gone]", "plugin_folders[0]", "does not exist"),
         ("plugins: {faq: {enabled: maybe}}", "plugins.faq.enabled", "true or false"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
-from bot.metrics import Metrics, Outcome
+from bot.metrics import Measured, Metrics, Outcome
 
 
 def test_what_was_counted_is_exposed() -> None:
@@ -52,3 +52,18 @@ def test_two_bots_do_not_share_counters() -> None:
 def test_every_metric_has_its_name(name: str) -> None:
     body, _ = Metrics().exposition()
     assert f"# TYPE glmbot_{name}" in body.decode()
+
+
+class Model:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        Gauge("glmbot_model_waiting", "Requests in line", registry=self.registry).set(3)
+
+
+def test_a_models_series_come_and_go() -> None:
+    model, metrics = Model(), Metrics()
+    assert isinstance(model, Measured)
+    leave = metrics.include(model.registry)
+    assert b"glmbot_model_waiting 3.0" in metrics.exposition()[0]
+    leave()
+    assert b"glmbot_model_waiting" not in metrics.exposition()[0]
