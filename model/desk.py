@@ -145,18 +145,22 @@ class Desk:
 
     def served(self, jobs: Sequence[Job], tokens: Sequence[int], end: int) -> list[Job]:
         """A step gave each a token; returns those that ended with it, by the token `end` or by length."""
-        now, ended, gaps = self._clock(), list[Job](), list[float]()
+        now, ended, before = self._clock(), list[Job](), defaultdict[float, int](int)
+        gone = Stage.GONE  # looked up once: this is the longest part of a turn
         with self._changed:
-            here = [pair for pair in zip(jobs, tokens, strict=True) if pair[0].ticket.stage is not Stage.GONE]
+            here = [pair for pair in zip(jobs, tokens, strict=True) if pair[0].ticket.stage is not gone]
             self._scheduler.served([job.ticket for job, _ in here])
+            loop = None
             for job, token in here:  # who was given up while the step ran is closed at the next turn
                 ticket = job.ticket
                 if job.heard is None:
                     self._meters.first_token.observe(now - job.asked)
                 else:
-                    gaps.append(now - job.heard)
+                    before[job.heard] += 1  # most heard their latest token at the same time
                 job.heard = now
-                mail = self._mail[job.loop]
+                if job.loop is not loop:
+                    loop = job.loop
+                    mail = self._mail[loop]
                 finish: Finish | None = None
                 if token == end:
                     finish = "stop"
@@ -169,7 +173,7 @@ class Desk:
                     self._scheduler.answered(ticket.answered)
                     self._end(job, "answered")
                     ended.append(job)
-        self._meters.gap.observe(gaps)
+        self._meters.gap.observe((now - heard, count) for heard, count in before.items())
         return ended
 
     def fail(self, job: Job, error: ModelError) -> None:

@@ -60,12 +60,12 @@ class Gaps(Collector):
         self._counts = [0] * (len(_SECONDS) + 1)
         self._sum = 0.0
 
-    def observe(self, values: Iterable[float]) -> None:
-        """Count them."""
+    def observe(self, counts: Iterable[tuple[float, int]]) -> None:
+        """Count values, each so many times."""
         with self._lock:
-            for value in values:
-                self._counts[bisect_left(_SECONDS, value)] += 1
-                self._sum += value
+            for value, times in counts:
+                self._counts[bisect_left(_SECONDS, value)] += times
+                self._sum += times * value
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """See `Collector`."""

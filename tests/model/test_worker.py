@@ -431,3 +431,37 @@ async def test_the_estimate_of_a_refusal_knows_how_long_prompts_are_read(start: 
     with pytest.raises(ModelBusy) as refused:
         turns.ask(prompt(33, most=1, tokens=400))
     assert 70 < refused.value.retry_after < 85  # two prompts of 400 tokens
+
+
+# -- what is counted ----------------------------------------------------------------------------
+
+
+async def test_what_happened_is_counted(start: Start) -> None:
+    stub, turns = start(replace(ROOMY, of_user=3), step_seconds=0.2)
+    jobs = [turns.ask(prompt(1, most=4, tokens=20)), turns.ask(prompt(2, most=2, tokens=10))]
+    late = turns.ask(prompt(3, most=9, tokens=5), timeout=0.5)
+    with pytest.raises(ModelBusy):
+        turns.ask(prompt(4))
+    turns.finish(*jobs, late)
+    expected = {
+        "requests_total answered": 2,
+        "requests_total overdue": 1,
+        "requests_total refused": 1,
+        "prompt_tokens_total": 35,
+        "answer_tokens_total": 4 + 2 + 3,
+        "first_token_seconds_count": 3,
+        "step_seconds_count": 4,
+        "batch_sum": 4 + 2 + 3,
+        "token_gap_seconds_count": 3 + 1 + 2,
+    }
+    for name, value in expected.items():
+        name, *end = name.split()
+        labels = {"end": end[0]} if end else {}
+        assert turns.meters.registry.get_sample_value(f"glmbot_model_{name}", labels) == value, name
+    gaps = turns.meters.registry.get_sample_value("glmbot_model_token_gap_seconds_sum")
+    assert gaps == pytest.approx(6 * 0.2)
+    for bound, count in (("0.1", 0), ("0.25", 6), ("+Inf", 6)):
+        bucket = turns.meters.registry.get_sample_value(
+            "glmbot_model_token_gap_seconds_bucket", {"le": bound}
+        )
+        assert bucket == count
