@@ -13,12 +13,15 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 import structlog
+from aiohttp import web
 
 from bot.config import LoadedConfig
+from bot.retrieval import Encoder
 from model.types import ChatModel, InProcess
 
 log = structlog.get_logger(__name__)
 GROUP = "glmbot.models"
+FACES = "glmbot.faces"
 SLOW_LOADING = 30.0
 """Seconds from which on the log says how to load faster."""
 _THREAD = "model loading"
@@ -64,6 +67,29 @@ def exit_if_loading() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def api_routes(loaded: LoadedConfig, model: ChatModel, encoder: Encoder) -> list[web.RouteDef]:
+    """The model's API over HTTP, none without keys for it. Raises ConfigError and ModelError."""
+    settings = loaded.config.model
+    keys = [key.get_secret_value() for key in settings.api.keys if key.get_secret_value()]
+    if not keys and settings.api.keys_file is None:
+        return []
+    points = list(entry_points(group=FACES))
+    if not points:
+        raise loaded.error(
+            ("model", "api"), "this installation has no API for models", "run: pip install 'glmbot[model]'"
+        )
+    mount = points[0].load()
+    routes: list[web.RouteDef] = mount(
+        model,
+        api_keys=keys,
+        keys_file=settings.api.keys_file,
+        encoder=encoder,
+        prefixes=tuple(settings.prefixes),
+        max_new_tokens=settings.max_new_tokens,
+    )
+    return routes
 
 
 def examine_model(loaded: LoadedConfig) -> list[str]:

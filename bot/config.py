@@ -90,6 +90,13 @@ class DispatchSettings(Section):
     deadline: Seconds = 60.0
 
 
+class ApiSettings(Section):
+    """OpenAI's API and ChatGLM-6B's own on the bot's server; there only where there are keys for it."""
+
+    keys: tuple[Secret, ...] = ()
+    keys_file: NewPath | None = None
+
+
 class ModelSettings(Section):
     """The language model: in process (`local`), or any compatible server (`openai`)."""
 
@@ -105,6 +112,7 @@ class ModelSettings(Section):
     max_running: Count = 64
     max_per_user: Count = 2
     memory: Size | None = None
+    api: ApiSettings = ApiSettings()
     prefixes: dict[NonEmpty, ConfigPath] = Field({})
     base_url: BaseUrl | None = None
     api_key: Secret | None = None

@@ -38,7 +38,9 @@ class Server:
         connectors: Sequence[Connector],
         health: Health,
         metrics: Metrics,
+        routes: Sequence[web.RouteDef] = (),
     ) -> None:
+        """routes: of the model's API, who knows them by itself."""
         self.port = settings.port
         self._settings = settings
         self._health = health
@@ -50,6 +52,7 @@ class Server:
         app.router.add_get("/metrics", self._exposition)
         for connector in connectors:
             app.router.add_routes(connector.routes())
+        app.router.add_routes(routes)
         # A signature covers the bytes that were sent: bodies are not unpacked.
         self._runner = web.AppRunner(
             app,

@@ -22,6 +22,7 @@ from bot.config import Config, LoadedConfig, validate_plugin_config
 from bot.loader import Loaded, Plugins
 from bot.testing import FakeModel
 from bot.yaml_source import YamlSource
+from model.http.faces import mount
 from model.types import ChatModel
 from tests.e2e.platforms import SECRET, signed
 
@@ -49,8 +50,11 @@ class SlowBackend:
 @pytest.fixture
 async def backend(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SlowBackend]:
     slow = SlowBackend()
-    point = SimpleNamespace(name="local", load=lambda: slow)
-    monkeypatch.setattr("bot.backend.entry_points", lambda group: [point])
+    points = {
+        "glmbot.models": [SimpleNamespace(name="local", load=lambda: slow)],
+        "glmbot.faces": [SimpleNamespace(name="http", load=lambda: mount)],
+    }
+    monkeypatch.setattr("bot.backend.entry_points", lambda group: points[group])
     yield slow
     slow.go.set()
 
@@ -88,6 +92,14 @@ class Client:
     async def ask(self) -> tuple[int, Any, str | None]:
         headers = signed("msg_1", QUESTION)
         async with self._session.post(self._url("/webhook/shop"), data=QUESTION, headers=headers) as response:
+            return response.status, await response.json(), response.headers.get("Retry-After")
+
+    async def talk(self, key: str | None) -> tuple[int, Any, str | None]:
+        """By the API of OpenAI."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        body = {"model": "weights", "messages": [{"role": "user", "content": "hello"}]}
+        url = self._url("/v1/chat/completions")
+        async with self._session.post(url, json=body, headers=headers) as response:
             return response.status, await response.json(), response.headers.get("Retry-After")
 
     def _url(self, path: str) -> str:
@@ -231,3 +243,41 @@ async def test_every_hangup_reloads_once_and_none_before_the_bot_is_ready(
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(running, WITHIN)
         assert count("plugins reloaded") == 2
+
+
+async def test_the_models_api_is_there_with_keys_and_busy_until_the_model_is(
+    tmp_path: Path, backend: SlowBackend
+) -> None:
+    (tmp_path / "weights").mkdir()
+    model = {"path": str(tmp_path / "weights"), "api": {"keys": ["sk-test"]}}
+    async with starting(build(tmp_path, Plugin("mine"), model=model), backend) as (client, start):
+        assert (await client.talk(None))[0] == 401
+        status, body, after = await client.talk("sk-test")
+        assert (status, after) == (429, "10")
+        assert {"message", "type", "param", "code"} <= set(body["error"])
+        backend.go.set()
+        await start
+        status, body, _ = await client.talk("sk-test")
+        assert status == 200
+        assert body["choices"][0]["message"]["content"] == "hello"
+
+
+async def test_without_keys_there_is_no_api(tmp_path: Path, backend: SlowBackend) -> None:
+    (tmp_path / "weights").mkdir()
+    app = build(tmp_path, Plugin("mine"), model={"path": str(tmp_path / "weights")})
+    async with starting(app, backend) as (client, _):
+        assert (await client.talk("sk-test"))[0] == 404
+
+
+async def test_a_model_that_cannot_be_loaded_is_an_error_of_the_api(
+    tmp_path: Path, backend: SlowBackend
+) -> None:
+    (tmp_path / "weights").mkdir()
+    backend.error = RuntimeError("broken")
+    model = {"path": str(tmp_path / "weights"), "api": {"keys": ["sk-test"]}}
+    async with starting(build(tmp_path, Plugin("mine"), model=model), backend) as (client, start):
+        backend.go.set()
+        await start
+        status, body, _ = await client.talk("sk-test")
+        assert status == 500
+        assert "no model" in body["error"]["message"]
