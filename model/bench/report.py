@@ -67,10 +67,10 @@ class Report:
         """For people."""
         yield self.title
         yield ""
-        yield from _table([self._cells(figure) for figure in self.figures])
+        yield from table([self._cells(figure) for figure in self.figures])
         if self.targets:
             yield ""
-            yield from _table([_target_cells(target) for target in self.targets])
+            yield from table([target_cells(target) for target in self.targets])
         for note in self.notes:
             yield f"- {note}"
 
@@ -123,7 +123,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _target_cells(target: Target) -> Cells:
+def target_cells(target: Target) -> Cells:
+    """A row of the table of what is wanted."""
     return {
         "wanted": target.name,
         "value": number(target.value),
@@ -133,7 +134,8 @@ def _target_cells(target: Target) -> Cells:
     }
 
 
-def _table(rows: Sequence[Cells]) -> Iterator[str]:
+def table(rows: Sequence[Cells]) -> Iterator[str]:
+    """Lines of aligned columns, with a head."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, *([row.get(name, "") for name in columns] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]

@@ -45,8 +45,8 @@ class Wedge:
 
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watchdog looks a hundred times a second."""
-    monkeypatch.setattr("model.engine.LOOK_EVERY", 0.01)
+    """The watchdog looks five hundred times a second."""
+    monkeypatch.setattr("model.engine.LOOK_EVERY", 0.002)
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +179,7 @@ class Watched(Clock):
 async def test_a_long_turn_of_short_operations_is_not_a_wedged_one() -> None:
     """Nor is a worker that had nothing to do for long."""
     clock = Watched()
-    stub = Stub(clock, slice_seconds=STUCK_AFTER / 2, step_seconds=STUCK_AFTER / 2)
+    stub = Stub(clock, slice_seconds=STUCK_AFTER / 4, step_seconds=STUCK_AFTER * 0.9)
 
     def be_looked_at(what: str, names: list[int]) -> None:
         before, end = clock.looks, monotonic() + PATIENCE
@@ -189,10 +189,12 @@ async def test_a_long_turn_of_short_operations_is_not_a_wedged_one() -> None:
 
     stub.before = be_looked_at
     engine = Engine(stub, ROOMY, clock=clock, stuck_after=STUCK_AFTER)
-    jobs = [engine.ask(prompt(name, tokens=300), user="u") for name in range(3)]
+    stub.slices[2] = 30
+    jobs = [engine.ask(prompt(1, most=20), user="u"), engine.ask(prompt(2, tokens=300), user="u")]
     for job in jobs:
         assert (await hear_out(job))[-1] == "length"
     clock.now += 10 * STUCK_AFTER
+    await asyncio.sleep(0.02)
     assert await hear_out(engine.ask(prompt(9, most=1), user="u")) == [901, "length"]
     assert engine.meters.registry.get_sample_value("glmbot_model_restarts_total") == 0
     await engine.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +27,7 @@ from model.kv_cache import PAGE
 from model.language_model import LanguageModel, load
 from model.prefix import Prefix
 from model.random_model import make_random
+from model.reading import Reading
 from model.runner import Answer, ChatGLMRunner, Prompt
 from model.scheduler import Limits, Stage
 from model.types import GenerationParams, KVType, ModelBusy, ModelError, ModelTimeout
@@ -57,11 +59,12 @@ def model(request: pytest.FixtureRequest, folder: Path) -> LanguageModel:
 
 
 class Books(ChatGLMRunner):
-    """Keeps a list of the answers that hold pages."""
+    """Keeps a list of the answers that hold pages, and a clock."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.held: list[Answer] = []
+        self.clock = Clock()
         self.opened = Counter[bool]()
 
     def open(self, prompt: Prompt) -> tuple[Answer, bool]:
@@ -69,6 +72,18 @@ class Books(ChatGLMRunner):
         self.held.append(answer)
         self.opened[known] += 1
         return answer, known
+
+    def reading(self, answers: Sequence[Answer]) -> Reading:
+        """A slice takes a while, so that turns come between them."""
+        reading = super().reading(answers)
+        step = reading.step
+
+        def slow() -> bool:
+            self.clock.now += 0.02
+            return step()
+
+        reading.step = slow  # type: ignore[method-assign]
+        return reading
 
     def close(self, answer: Answer) -> None:
         self.held.remove(answer)
@@ -130,8 +145,8 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.clock = Clock()
         self.runner = new_runner(self.model)
+        self.clock = self.runner.clock
         self.limits = Limits(pages=PAGES, answering=5, batch=3, cheap=2, waiting=6, of_user=4, wait=1e9)
         self.turns = Turns(self.runner, self.limits, self.clock)
         self.jobs: list[Job] = []
@@ -238,7 +253,7 @@ def test_answers_are_those_of_single_runs_and_no_page_is_lost(model: LanguageMod
     """Whatever else arrives, is given up or ends beside them, in every storage of keys and values."""
     machine = type("Machine", (Histories,), {"model": model})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
+        machine, settings=settings(max_examples=25, stateful_step_count=30, deadline=None)
     )
 
 
@@ -298,18 +313,20 @@ def test_what_is_remembered_makes_room_for_who_asks(plain: LanguageModel) -> Non
     assert answer_of(runner, long) == alone(plain, long)
 
 
-def test_who_asks_for_nonsense_takes_no_pages(plain: LanguageModel) -> None:
-    runner = new_runner(plain)
-    ids = words(plain, 20, 0)
+def test_who_asks_for_nonsense_takes_no_pages(model: LanguageModel) -> None:
+    runner = new_runner(model)
+    free = runner.pages.free
+    ids = words(model, 20, 0)
     for prompt in (
         Prompt(ids, 5, GenerationParams(temperature=float("nan"))),
         Prompt(ids, 5, GenerationParams(repetition_penalty=0)),
         Prompt(ids[:-1], 5),  # without <sop>
-        Prompt(words(plain, 20 * PAGES, 0), 5),
+        Prompt(words(model, 20 * PAGES, 0), 5),
+        Prompt(words(model, 20 * PAGES, 0), 5, GenerationParams(prefix="long")),
     ):
         with pytest.raises(ModelError):
             runner.open(prompt)
-    assert runner.pages.free == PAGES
+    assert runner.pages.free == free
 
 
 def test_an_answer_that_cannot_be_drawn_concerns_no_other(plain: LanguageModel) -> None:

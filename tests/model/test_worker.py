@@ -249,6 +249,16 @@ async def test_who_gives_up_while_read_frees_its_pages_at_the_next_turn(start: S
     assert not stub.held
 
 
+async def test_who_gives_up_before_its_first_slice_is_never_read(start: Start) -> None:
+    stub, turns = start(slice_seconds=1)
+    jobs = [turns.ask(prompt(name, tokens=300)) for name in (1, 2, 3)]
+    turns.turn()
+    turns.desk.give_up(jobs[2])
+    turns.finish(*jobs)
+    assert stub.did("read") == [[1], [2]]
+    assert not stub.held
+
+
 async def test_who_gives_up_while_answered_frees_its_pages_at_the_next_turn(start: Start) -> None:
     stub, turns = start()
     job, other = turns.ask(prompt(1, most=100)), turns.ask(prompt(2, most=100))
@@ -437,7 +447,7 @@ async def test_the_estimate_of_a_refusal_knows_how_long_prompts_are_read(start: 
 
 
 async def test_what_happened_is_counted(start: Start) -> None:
-    stub, turns = start(replace(ROOMY, of_user=3), step_seconds=0.2)
+    _, turns = start(replace(ROOMY, of_user=3), step_seconds=0.2)
     jobs = [turns.ask(prompt(1, most=4, tokens=20)), turns.ask(prompt(2, most=2, tokens=10))]
     late = turns.ask(prompt(3, most=9, tokens=5), timeout=0.5)
     with pytest.raises(ModelBusy):
