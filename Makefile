@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long lint bench bench-model clean
+.PHONY: help setup run test test-long lint bench bench-model bench-engine clean
 
 BIN := .venv/bin
 # Another interpreter: make setup PYTHON=/path/to/python3.12
@@ -24,6 +24,7 @@ help:
 	@echo "make lint       ruff, mypy --strict, import rules"
 	@echo "make bench      run the benchmarks; tables here, JSON in bench-results/"
 	@echo "make bench-model  the model alone, as a share of what this machine can do: minutes and 3.5 GB"
+	@echo "make bench-engine  many users at once on the model: minutes and 3.5 GB"
 	@echo "make setup      only fill .venv (ends with .venv/bin/glmbot)"
 	@echo "make clean      remove .venv, caches and results"
 
@@ -86,6 +87,10 @@ bench-model: setup
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -c constraints.txt matplotlib
 	@mkdir -p bench-results
 	$(BIN)/glmbot model bench --json bench-results/model.json --plot bench-results/model.png $(ARGS)
+
+bench-engine: setup
+	@mkdir -p bench-results
+	$(BIN)/glmbot model bench-engine --json bench-results/engine.json $(ARGS)
 
 clean:
 	rm -f $(native)/*.so $(native)/*.dylib $(native)/*.dll $(native)/not_built.txt

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from model.bench.cli import bench_engine
 from model.http.cli import key, serve
 from model.options import (
     DeviceOption,
@@ -280,6 +281,7 @@ def chat(
 
 app.command()(serve)
 app.command()(plan)
+app.command()(bench_engine)
 app.add_typer(key, name="key")
 
 

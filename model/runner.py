@@ -106,14 +106,19 @@ class ChatGLMRunner:
         vocabulary: int | None = None,
         prefixes: dict[str, Prefix] | None = None,
         renew_network: Callable[[], ChatGLM] | None = None,
+        rows: int = ROWS,
     ) -> None:
-        """pages: for answers. vocabulary: tokens that may be drawn; the rows after them are padding."""
+        """pages: for answers. vocabulary: tokens that may be drawn; the rows after them are padding.
+
+        rows: of a slice of reading.
+        """
         self._network = network
         self._count = pages
         self._storage = storage
         self._vocabulary = vocabulary
         self._prefixes = prefixes or {}
         self._renew_network = renew_network
+        self._rows = rows
         held = sum(page_count(prefix.length) for prefix in self._prefixes.values())
         self.pages = network.new_pages(pages + held, storage)
         self._held = {
@@ -163,7 +168,7 @@ class ChatGLMRunner:
 
     def reading(self, answers: Sequence[Answer]) -> Reading:
         splits = [self._network.split(answer.prompt.ids) for answer in answers]
-        return self._network.reading(splits, [answer.cache for answer in answers], rows=ROWS)
+        return self._network.reading(splits, [answer.cache for answer in answers], rows=self._rows)
 
     def has_read(self, answer: Answer) -> None:
         """Keep a copy for who asks the same again, where a page is free for its last tokens."""
@@ -201,6 +206,7 @@ class ChatGLMRunner:
             vocabulary=self._vocabulary,
             prefixes=self._prefixes,
             renew_network=self._renew_network,
+            rows=self._rows,
         )
 
     def forget(self) -> None:

@@ -7,15 +7,16 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
-from statistics import median
 from time import perf_counter
 
 from model.config import ChatGLMConfig
 from model.engine import Engine
 from model.runner import Prompt
 from model.types import GenerationParams
+
+WINDOW = 30.0
+"""Seconds in which users are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Crowd:
         self._engine = engine
         self._config = config
         self._asked = 0
+        self.log = list[tuple[str, float]]()
+        """(user, second) of every token of every answer, also of those that were not heard to their end."""
 
     async def ask(self, user: str, prompt: int, answer: int) -> Heard:
         """One answer of `answer` tokens to `prompt` tokens."""
@@ -47,6 +50,7 @@ class Crowd:
         try:
             while isinstance(await job.news.get(), int):
                 tokens.append(perf_counter())
+                self.log.append((user, tokens[-1]))
         finally:
             self._engine.give_up(job)
         return Heard(user, asked, tuple(tokens))
@@ -55,35 +59,28 @@ class Crowd:
         """As many users, each with a question at the same moment."""
         return await asyncio.gather(*(self.ask(f"user {n}", prompt, answer) for n in range(users)))
 
-    async def backlogs(self, users: int, prompt: int, answer: int, seconds: float) -> list[Heard]:
-        """Every user asks anew as soon as it is answered, the first one ten times at once."""
-        heard = list[Heard]()
+    async def backlogs(self, users: int, prompt: int, answer: int, seconds: float) -> list[float]:
+        """Jain's index in windows of 30 s while all ask anew when answered, the first one ten at a time."""
+        names = [f"user {n}" for n in range(users)]
 
         async def keep_asking(user: str) -> None:
             while True:
-                heard.append(await self.ask(user, prompt, answer))
+                await self.ask(user, prompt, answer)
 
-        names = [f"user {n}" for n in range(users) for _ in range(10 if n == 0 else 1)]
-        tasks = [asyncio.create_task(keep_asking(name)) for name in names]
-        began = perf_counter()
-        running = [asyncio.create_task(asyncio.sleep(seconds))]
-        await asyncio.gather(*running)
+        begun = len(self.log)
+        tasks = [asyncio.create_task(keep_asking(name)) for name in [names[0]] * 9 + names]
+        await asyncio.sleep(seconds)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return [one for one in heard if one.asked >= began - 1]
+        return windows(self.log[begun:], names, WINDOW)
 
 
 def rate(heard: Sequence[Heard]) -> float:
     """Tokens a second of all, from when the last one began to when the first one ended."""
     begin, end = max(one.tokens[0] for one in heard), min(one.tokens[-1] for one in heard)
     tokens = sum(begin < at <= end for one in heard for at in one.tokens)
-    return tokens / (end - begin)
-
-
-def gaps(heard: Heard, begin: float, end: float) -> list[float]:
-    """Seconds between tokens that came after `begin` and up to `end`."""
-    return [later - earlier for earlier, later in pairwise(heard.tokens) if begin < later <= end]
+    return tokens / (end - begin) if end > begin else 0.0
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -114,8 +111,3 @@ def rounds_waited(heard: Sequence[Heard]) -> float:
     """The longest wait for a first token, in rounds: what all of them took, each being served once."""
     whole = max(one.tokens[-1] for one in heard) - min(one.asked for one in heard)
     return max(one.tokens[0] - one.asked for one in heard) / whole
-
-
-def middle_and_worst(values: Sequence[float]) -> tuple[float, float]:
-    """The median and the 99th percentile."""
-    return median(values), percentile(values, 0.99)

@@ -21,7 +21,19 @@ from model.kernels.choice import choose
 from model.packed import Packed
 
 Glmbot = Callable[..., Result]
-COMMANDS = ("download", "convert", "quantize", "info", "chat", "make-random", "bench", "serve", "key", "plan")
+COMMANDS = (
+    "download",
+    "convert",
+    "quantize",
+    "info",
+    "chat",
+    "make-random",
+    "bench",
+    "serve",
+    "key",
+    "plan",
+    "bench-engine",
+)
 
 
 @pytest.fixture
