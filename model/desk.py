@@ -79,7 +79,7 @@ class Desk:
         if pages > most:
             raise ModelError(
                 f"prompt and answer may fill {pages} pages of the KV cache, which has {most}",
-                remedy="ask for a shorter answer (max_new_tokens), or raise model.kv_memory",
+                remedy="ask for a shorter answer (max_new_tokens), or raise model.memory",
             )
         deadline = None if timeout is None else now + timeout
         ticket = Ticket(user, pages, len(prompt.ids), prompt.most, deadline)
