@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from bot.testing import BotTester
-from model.types import Delta, GenerationParams, Turn
+from model.types import GenerationParams, Turn
 from plugins.chat.plugin import plugin as chat
 from plugins.knowledge.plugin import plugin as knowledge
 from tests.e2e.bot_process import BotProcess
@@ -199,22 +199,22 @@ async def test_the_model_reads_the_passages_and_is_cited_with_them(
 ) -> None:
     from model.language_model import LanguageModel
 
-    prompts: list[str] = []
-    stream = LanguageModel.stream
+    questions: list[str] = []
+    prompt = LanguageModel.prompt
 
     def watched(
         self: LanguageModel, query: str, history: Sequence[Turn], params: GenerationParams
-    ) -> Iterator[Delta]:
-        prompts.append(query)
-        return stream(self, query, history, params)
+    ) -> list[int]:
+        questions.append(query)
+        return prompt(self, query, history, params)
 
-    monkeypatch.setattr(LanguageModel, "stream", watched)
+    monkeypatch.setattr(LanguageModel, "prompt", watched)
     bot_tester.use(knowledge, folders=[str(docs)], threshold=0.3, temperature=0.0).use(chat)
     bot_tester.configure(model={"path": str(tiny), **MODEL})
     said = await bot_tester.private().say(ABOUT_GUIDE)
-    [prompt] = prompts
-    assert "新疆和西藏满 199 元包邮" in prompt
-    assert said.text == Writer(tiny).answer(prompt)
+    [question] = questions
+    assert "新疆和西藏满 199 元包邮" in question
+    assert said.text == Writer(tiny).answer(question)
     assert said.sources == ("配送说明 › 偏远地区",)
 
 
