@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from aiohttp import web
 
 from bot.backend import api_routes, load_on_thread
 from bot.background import Background
@@ -23,7 +22,7 @@ from bot.desk import Desk
 from bot.dispatch import Dispatch, Place
 from bot.errors import BotError, ConfigError, ModelError, StoreError
 from bot.inject import Call, Injector
-from bot.late_model import LateModel
+from bot.late_model import LateModel, name_of
 from bot.loader import Plugins, Program, compile_program, load_plugins, start_plugins, stop_plugins
 from bot.memory import Memory
 from bot.metrics import Measured, Metrics
@@ -114,10 +113,9 @@ class App:
         self.connectors = list(self._given if self._given is not None else await self._build_connectors())
         late: LateModel | None = None
         if self._serve:
-            late = LateModel(self._model_name(), self.config.model.max_context)
-            self.server = Server(
-                self.config.server, self.connectors, self.health, self.metrics, self._api_routes(late)
-            )
+            late = LateModel(name_of(self.config.model, self.model), self.config.model.max_context)
+            routes = api_routes(self._loaded, late, self._encoder)
+            self.server = Server(self.config.server, self.connectors, self.health, self.metrics, routes)
             await self.server.start()
         if self.model is None:
             self.model = await self._load_model()
@@ -371,19 +369,6 @@ class App:
             self._model_problem = type(error).__name__
             log.exception("no model, answers are extractive", key="model.path")
         return None
-
-    def _model_name(self) -> str:
-        """What clients of its API call it."""
-        settings = self.config.model
-        if self.model is not None:
-            return self.model.name
-        return settings.name or (settings.path.stem if settings.path else "none")
-
-    def _api_routes(self, model: ChatModel) -> list[web.RouteDef]:
-        if not (self.config.model.api.keys or self.config.model.api.keys_file):
-            return []
-        self._encoder = self._encoder or load_encoder(self.config.retrieval.encoder)
-        return api_routes(self._loaded, model, self._encoder)
 
     def _schedule(self) -> None:
         self._scheduler.clear()

@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from bot.config import LoadedConfig
-from bot.retrieval import Encoder
+from bot.retrieval import Encoder, load_encoder
 from model.types import ChatModel, InProcess
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ def exit_if_loading() -> None:
         os._exit(0)
 
 
-def api_routes(loaded: LoadedConfig, model: ChatModel, encoder: Encoder) -> list[web.RouteDef]:
+def api_routes(loaded: LoadedConfig, model: ChatModel, encoder: Encoder | None) -> list[web.RouteDef]:
     """The model's API over HTTP, none without keys for it. Raises ConfigError and ModelError."""
     settings = loaded.config.model
     keys = [key.get_secret_value() for key in settings.api.keys if key.get_secret_value()]
@@ -85,7 +85,7 @@ def api_routes(loaded: LoadedConfig, model: ChatModel, encoder: Encoder) -> list
         model,
         api_keys=keys,
         keys_file=settings.api.keys_file,
-        encoder=encoder,
+        encoder=encoder or load_encoder(loaded.config.retrieval.encoder),
         prefixes=tuple(settings.prefixes),
         max_new_tokens=settings.max_new_tokens,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from bot.config import ModelSettings
 from model.types import ChatModel, Delta, GenerationParams, ModelBusy, ModelError, Turn
 
 LOADING = 10.0
@@ -48,6 +49,15 @@ class LateModel:
         if self._loading:
             raise ModelBusy(LOADING)
         raise ModelError("this bot has no model", remedy="look at its log")
+
+
+def name_of(settings: ModelSettings, model: ChatModel | None) -> str:
+    """What a model is called that may not be loaded yet."""
+    if model is not None:
+        return model.name
+    if settings.name or settings.path is None:
+        return settings.name or "none"
+    return settings.path.stem if settings.path.is_file() else settings.path.resolve().name
 
 
 async def _closable(
