@@ -17,8 +17,10 @@ from torch import Tensor
 
 from model.kernels.library import GlmMatrix, Library, Pool
 from model.kernels.native import Native
+from model.kernels.reference import Reference
 from model.quantize import QuantizedWeight, dequantize, pack_int4, quantize_int4
-from model.tiles import TiledWeight, block_size, to_tiles
+from model.tiles import TiledWeight, block_size, to_rows, to_tiles
+from tests.model.kernels.cases import Linear, linears
 
 Bits = Literal[4, 8]
 relaxed = settings(
@@ -47,9 +49,20 @@ def rounded(x: Tensor, block: int) -> Tensor:
     pieces = []
     for part in x.split(block, dim=1):
         largest = part.abs().amax(1, keepdim=True)
-        codes = torch.where(largest > 0, part * (127 / largest), torch.zeros(())).round()
+        steps = torch.full_like(largest, 127) / largest  # `127 /` would round the reciprocal, too
+        codes = torch.where(largest > 0, part * steps, torch.zeros(())).round()
         pieces.append(codes.double() * (largest / 127).double())
     return torch.cat(pieces, dim=1)
+
+
+def magnitudes(weight: QuantizedWeight) -> Tensor:
+    """What rounding of products refers to: the integer as it is stored and the zero-point, apart."""
+    parts = weight.integers().double().abs()
+    if weight.zero is not None:
+        zeros = weight.zero.double().abs() + 2 ** (weight.bits - 1)
+        parts += zeros.repeat_interleave(weight.group_size, 1)[:, : weight.in_features]
+    scale = weight.scale.double().abs()
+    return parts * scale.repeat_interleave(weight.group_size, 1)[:, : weight.in_features]
 
 
 def describe(weight: TiledWeight) -> GlmMatrix:
@@ -97,6 +110,25 @@ def test_nothing_is_lost_after_activations_are_rounded(
         assert ((y - expected).abs() <= bound).all()
         results.append(y)
     assert all(y.equal(results[0]) for y in results)
+
+
+@settings(relaxed, max_examples=150)
+@given(case=linears)
+def test_empty_groups_and_extreme_numbers_are_multiplied_as_the_reference_does(
+    library: Library, case: Linear
+) -> None:
+    """Where float32 holds all that is added up; blocks of x below 1e-30 count as zero when rounded."""
+    weight, x = to_rows(case.weight), case.x.double()
+    if not case.exact:
+        blocks = case.x.split(case.weight.block, dim=1)
+        held = [torch.where(part.abs().amax(1, keepdim=True) < 1e-30, 0.0, part) for part in blocks]
+        x = rounded(torch.cat(held, dim=1), case.weight.block)
+    y = case(lambda exact: Native(library, Pool(library, 2, spin_us=1), exact=exact))[0]
+    bias = torch.zeros(weight.out_features) if case.bias is None else case.bias
+    expected = Reference(torch.float64).linear(x, weight, bias.double(), gelu=case.gelu)
+    summed = x.abs() @ magnitudes(weight).T + bias.double().abs()
+    known = summed < 1e37  # not so where a number is none
+    assert ((y - expected).abs() <= 2e-6 * summed + 1e-35)[known].all()
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (4, 64), (8, 1024)])
