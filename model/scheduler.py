@@ -82,10 +82,12 @@ class Scheduler:
         self._lines: dict[str, deque[Ticket]] = {}
         self._resident: dict[Ticket, None] = {}
         self._residents: dict[str, int] = {}
+        self._answering: dict[Ticket, None] = {}
         self._served = Shares()
         """Tokens, prompts included: whose turn it is to be admitted."""
         self._answers = Shares()
-        """Tokens of answers: who takes part in a step. A long prompt, once read, does not hold it up."""
+        """Tokens of answers: who takes part in a step. Time spent in line or with a prompt counts for nothing
+        here: who made it up in one go would stop the answers of all others."""
         self._arrivals = 0
         self._rate = FIRST_RATE
         self._answer = FIRST_ANSWER
@@ -124,8 +126,7 @@ class Scheduler:
         self._arrivals += 1
         ticket.number = self._arrivals
         if ticket.user not in self._lines and not self._residents.get(ticket.user):
-            self._served.join(ticket.user)
-            self._answers.join(ticket.user)
+            self._served.join(ticket.user, self._here())
         self._lines.setdefault(ticket.user, deque()).append(ticket)
 
     def admit(self) -> list[Ticket]:
@@ -150,6 +151,10 @@ class Scheduler:
     def has_read(self, ticket: Ticket) -> None:
         """Its prompt is in: it takes part in steps from now on."""
         assert ticket.stage is Stage.READING
+        answering = {one.user for one in self._answering}
+        if ticket.user not in answering:
+            self._answers.join(ticket.user, answering)
+        self._answering[ticket] = None
         ticket.stage = Stage.ANSWERING
 
     def leave(self, ticket: Ticket) -> None:
@@ -158,14 +163,14 @@ class Scheduler:
             self._leave_line(ticket)
         elif ticket.stage is not Stage.GONE:
             del self._resident[ticket]
+            self._answering.pop(ticket, None)
             self.reserved -= ticket.pages
             self._residents[ticket.user] -= 1
             if not self._residents[ticket.user]:
                 del self._residents[ticket.user]
         ticket.stage = Stage.GONE
-        here = self._lines.keys() | self._residents.keys()
-        self._served.settle(here)
-        self._answers.settle(here)
+        self._served.settle(self._here())
+        self._answers.settle({one.user for one in self._answering})
 
     def overdue(self, now: float) -> list[Ticket]:
         """Those whose deadline has passed; they are still there."""
@@ -179,13 +184,12 @@ class Scheduler:
         A user's second sequence counts as given one more, so that all users' first ones go before. Up to
         `cheap`, one more in a step costs the others little; beyond, nobody gets further ahead by having more.
         """
-        answering = [one for one in self._resident if one.stage is Stage.ANSWERING]
         limits = self.limits
-        if len(answering) <= min(limits.cheap, limits.batch):
-            return answering
+        if len(self._answering) <= min(limits.cheap, limits.batch):
+            return list(self._answering)
         before: dict[str, int] = {}
         turns = []
-        for ticket in answering:
+        for ticket in self._answering:
             more = before[ticket.user] = before.get(ticket.user, -1) + 1
             turns.append((self._answers.of(ticket.user) + more, more, ticket.number, ticket))
         turns.sort()
@@ -198,10 +202,12 @@ class Scheduler:
 
     def served(self, tickets: Iterable[Ticket]) -> None:
         """A step gave each of them a token."""
+        users = []
         for ticket in tickets:
             ticket.answered += 1
-            self._served.add(ticket.user, 1.0)
-            self._answers.add(ticket.user, 1.0)
+            users.append(ticket.user)
+        self._served.add_one(users)
+        self._answers.add_one(users)
 
     def measured(self, tokens: int, seconds: float) -> None:
         """A step served so many tokens, prompts included, in that time."""
@@ -228,6 +234,9 @@ class Scheduler:
         """Who has nothing running goes first: what a running answer will still cost is not counted yet."""
         return self._residents.get(ticket.user, 0), self._served.of(ticket.user), ticket.number
 
+    def _here(self) -> Set[str]:
+        return self._lines.keys() | self._residents.keys()
+
     def _leave_line(self, ticket: Ticket) -> None:
         line = self._lines[ticket.user]
         line.remove(ticket)
@@ -249,20 +258,31 @@ class Shares:
         """So much."""
         return self._given[user]
 
-    def join(self, user: str) -> None:
+    def join(self, user: str, others: Set[str]) -> None:
         """A user comes, or comes back: no less was given to it than to the least served of the others."""
+        if others:
+            self._raise_floor(others)
         self._given[user] = max(self._given.get(user, 0.0), self._floor)
 
     def add(self, user: str, amount: float) -> None:
         """It was given more."""
         self._given[user] += amount
 
+    def add_one(self, users: Iterable[str]) -> None:
+        """They were given one more, each as often as it is named."""
+        given = self._given
+        for user in users:
+            given[user] += 1.0
+
     def settle(self, here: Set[str]) -> None:
         """Raise the floor to the least served of who is here; idle users not above it are as new ones."""
         if here:
-            self._floor = max(self._floor, min(self._given[user] for user in here))
+            self._raise_floor(here)
         else:
             self._floor = max(self._given.values(), default=self._floor)
         for user in self._given.keys() - here:
             if self._given[user] <= self._floor:
                 del self._given[user]
+
+    def _raise_floor(self, here: Set[str]) -> None:
+        self._floor = max(self._floor, min(self._given[user] for user in here))

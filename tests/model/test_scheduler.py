@@ -236,6 +236,24 @@ def test_coming_and_going_gains_nothing() -> None:
     assert returns <= 1.2 * stays
 
 
+@pytest.mark.parametrize("answering", [64, 20])
+def test_who_comes_or_waited_does_not_stop_the_answers_of_others(answering: int) -> None:
+    """Neither a user who is new nor one who was in line makes up at once for what others were given."""
+    simulation = Simulation(replace(ROOMY, answering=answering, batch=32))
+    last = dict[Ticket, int]()
+    gaps = list[int]()
+    for turn in range(600):
+        if turn % 5 == 0:
+            simulation.submit(f"user {turn % 300}", answer=150)
+        before = {ticket: ticket.answered for ticket in simulation.scheduler.tickets()}
+        simulation.turn()
+        for ticket, answered in before.items():
+            if ticket.answered > answered:
+                gaps.append(turn - last.get(ticket, turn))
+                last[ticket] = turn
+    assert max(gaps) <= 10
+
+
 def test_idle_users_are_forgotten() -> None:
     simulation = Simulation(ROOMY)
     for number in range(500):
