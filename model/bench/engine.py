@@ -18,6 +18,7 @@ from model.bench.crowd import Crowd, percentile, rate, rounds_waited
 from model.bench.network import Network
 from model.bench.probe import cpu_name
 from model.bench.report import Target, table, target_cells
+from model.chatglm import ChatGLM
 from model.engine import Engine
 from model.kv_cache import KVCache, Storage, page_bytes, page_count
 from model.language_model import LanguageModel
@@ -29,7 +30,7 @@ PAGES = 1024
 LIMITS = Limits(PAGES, answering=64, batch=32, waiting=1000, of_user=100, wait=1e9)
 BATCHES = (16, 32)
 LONG = 1024
-STUB_STEPS = 2000
+STUB_STEPS = 1000
 STEADY = 3.0
 """Seconds that an answer is alone."""
 
@@ -71,8 +72,15 @@ class Endless(ChatGLMRunner):
 class Stub(Endless):
     """A model that takes no time: what is left of a turn is the engine's."""
 
+    def __init__(self, network: ChatGLM, pages: int) -> None:
+        super().__init__(network, pages=pages, storage="int4")
+        self.full = list[float]()
+        """When a step of all users was made."""
+
     def decode(self, answers: Sequence[Answer]) -> list[Outcome]:
         """The same token for everyone."""
+        if len(answers) == USERS:
+            self.full.append(perf_counter())
         return [17] * len(answers)
 
 
@@ -124,14 +132,13 @@ async def measure(model: LanguageModel, fairness: float, say: Callable[[str], No
 
 
 async def overhead(model: LanguageModel) -> float:
-    """Microseconds of a step with 50 answers."""
-    stub = Stub(model.network, pages=PAGES * 16, storage="int4")
-    limits = Limits(PAGES * 16, answering=64, batch=64, waiting=100, wait=1e9)
+    """Microseconds from one step with 50 answers to the next, what their askers hear included."""
+    pages = USERS * page_count(4 + STUB_STEPS)
+    stub = Stub(model.network, pages)
+    limits = Limits(pages, answering=64, batch=64, waiting=100, wait=1e9)
     async with crowd(stub, model, limits) as people:
-        heard = await people.together(USERS, 4, STUB_STEPS)
-    begin, end = max(one.tokens[0] for one in heard), min(one.tokens[-1] for one in heard)
-    steps = sum(begin < at <= end for at in heard[0].tokens)
-    return 1e6 * (end - begin) / max(steps, 1)
+        await people.together(USERS, 4, STUB_STEPS)
+    return 1e6 * (stub.full[-1] - stub.full[0]) / (len(stub.full) - 1)
 
 
 async def beside(model: LanguageModel, rows: int = ROWS) -> tuple[float, float]:
