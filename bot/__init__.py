@@ -6,6 +6,7 @@ What costs more than a few milliseconds to import is imported when it is first a
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bot.answered import Answered
 from bot.errors import (
     AskCancelled,
     AskTimeout,
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from bot.channels import Channels
     from bot.config_values import ConfigPath
     from bot.memory import Memory
+    from bot.metrics import Metrics
     from bot.upkeep import FileState, Source, glance, keep_index
     from bot.workspace import Workspace, open_workspace, run_command
 
 __all__ = [
     "Answer",
+    "Answered",
     "AskCancelled",
     "AskTimeout",
     "Attachment",
@@ -54,6 +57,7 @@ __all__ = [
     "Handler",
     "Memory",
     "Message",
+    "Metrics",
     "ModelBusy",
     "ModelError",
     "Next",
@@ -88,6 +92,7 @@ _LATER = {
     "ConfigPath": "bot.config_values",
     "FileState": "bot.upkeep",
     "Memory": "bot.memory",
+    "Metrics": "bot.metrics",
     "Source": "bot.upkeep",
     "Workspace": "bot.workspace",
     "glance": "bot.upkeep",

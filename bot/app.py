@@ -33,7 +33,7 @@ from bot.retention import keep_tidy
 from bot.retrieval import Encoder, Index, load_encoder
 from bot.scheduler import Scheduler
 from bot.server import Server
-from bot.store import History, Store
+from bot.store import Audit, History, Store, Tally
 from bot.store.inbox import Inbox
 from bot.store.migrations import upgrade
 from bot.store.outbox import OutboxTable
@@ -332,6 +332,9 @@ class App:
             Index: self._index,
             Store: lambda plugin: self.store,
             History: lambda plugin: self.history,
+            Tally: lambda plugin: Tally(self.store),
+            Audit: lambda plugin: Audit(self.store),
+            Metrics: lambda plugin: self.metrics,
             Catalogue: lambda plugin: self.catalogue,
             Channels: lambda plugin: self._channels,
             ChatModel: lambda plugin: self.model,

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from bot.arrival import MAX_TEXT, Arrival
 from bot.catalogue import language_of
 from bot.config import Config, GroupSettings
 from bot.connectors.base import Connector, Outcome, Receipt
@@ -25,7 +26,7 @@ from bot.rules import Cooldowns, Facts, unasked
 from bot.session import session_key
 from bot.store.history import Round
 from bot.store.inbox import MAX_ATTEMPTS
-from bot.turn import MAX_TEXT, Arrival, Turn
+from bot.turn import Turn
 
 log = structlog.get_logger(__name__)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bot.answered import Answered
 from bot.errors import PluginError
 from bot.message import Chat, Message, User
 from bot.plugin import Handler, Next
@@ -29,6 +30,7 @@ class Call:
     match: re.Match[str] | None = None
     next: Next | None = None
     facts: Facts | None = None
+    answered: Answered | None = None
 
 
 _Getter = Callable[[Call], Any]
@@ -39,6 +41,7 @@ _BY_TYPE: dict[type, _Getter] = {
     Chat: lambda call: call.message.chat if call.message else None,
     User: lambda call: call.message.user if call.message else None,
     Facts: lambda call: call.facts,
+    Answered: lambda call: call.answered,
     re.Match: lambda call: call.match,
 }
 _BY_NAME: dict[str, _Getter] = {
@@ -59,8 +62,12 @@ class Plan:
 
     async def run(self, call: Call) -> Any:
         """Call the function, plain or async, and wait for what it returns."""
-        result = self.handler.function(*[get(call) for get in self.getters])
+        result = self.call(call)
         return await result if inspect.isawaitable(result) else result
+
+    def call(self, call: Call) -> Any:
+        """Call the function; an async one gives what is to be awaited."""
+        return self.handler.function(*[get(call) for get in self.getters])
 
 
 class Injector:

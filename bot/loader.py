@@ -22,6 +22,7 @@ from bot.errors import BotError, ConfigError, PluginError
 from bot.inject import Call, Injector, Plan
 from bot.plugin import Handler, Plugin
 from bot.router import Router
+from bot.store.engine import Step
 
 log = structlog.get_logger(__name__)
 PRIVATE_PREFIX = "glmbot_user_plugins"
@@ -72,6 +73,8 @@ class Program:
     router: Router
     plans: Mapping[Handler, Plan]
     middlewares: tuple[Plan, ...]
+    answered: tuple[Plan, ...] = ()
+    keepers: tuple[Plan, ...] = ()
     loaded: tuple[Loaded, ...] = ()
     failures: tuple[Failure, ...] = ()
 
@@ -80,6 +83,26 @@ class Program:
         """Handlers of commands, in the order they are tried."""
         found = (handler for handler in self.plans if handler.kind == "command")
         return sorted(found, key=lambda handler: handler.priority)
+
+    def kept(self, text: str) -> str:
+        """A text as the history keeps it; without what a plugin fails at, it is not kept at all."""
+        for plan in self.keepers:
+            try:
+                text = plan.call(Call(args=text))
+            except Exception:
+                log.exception("a plugin fails at what is to be kept", plugin=plan.handler.plugin)
+                return ""
+        return text
+
+    async def noted(self, call: Call) -> list[Step]:
+        """What plugins want committed with an answer, `call.answered`; one that fails has nothing."""
+        steps = list[Step]()
+        for plan in self.answered:
+            try:
+                steps += await plan.run(call) or ()
+            except Exception:
+                log.exception("a plugin cannot note an answer", plugin=plan.handler.plugin)
+        return steps
 
     @property
     def schedules(self) -> list[Plan]:
@@ -177,7 +200,15 @@ def compile_program(plugins: Plugins, injector: Injector) -> Program:
         (plan for handler, plan in plans.items() if handler.kind == "middleware"),
         key=lambda plan: plan.handler.priority,
     )
-    return Program(Router(plans), plans, tuple(middlewares), tuple(plugins.loaded), tuple(plugins.failures))
+    return Program(
+        Router(plans),
+        plans,
+        tuple(middlewares),
+        tuple(plan for handler, plan in plans.items() if handler.kind == "answered"),
+        tuple(plan for handler, plan in plans.items() if handler.kind == "kept"),
+        tuple(plugins.loaded),
+        tuple(plugins.failures),
+    )
 
 
 async def start_plugins(plugins: Plugins, program: Program, injector: Injector) -> Program:

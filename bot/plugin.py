@@ -16,7 +16,17 @@ from bot.reply import Answer
 from bot.rules import Rule
 
 Kind = Literal[
-    "command", "keyword", "regex", "message", "event", "schedule", "middleware", "startup", "shutdown"
+    "command",
+    "keyword",
+    "regex",
+    "message",
+    "event",
+    "schedule",
+    "middleware",
+    "answered",
+    "kept",
+    "startup",
+    "shutdown",
 ]
 Next = Callable[[Message], Awaitable[Answer]]
 """What a middleware calls to go on; it may change the message, the answer, or not call it at all."""
@@ -134,6 +144,17 @@ class Plugin:
     def middleware(self, *, priority: int = 50) -> Callable[[_Function], _Function]:
         """Wrap the way of every message: the function takes `message` and `next` and returns an answer."""
         return self._register("middleware", priority=priority)
+
+    def answered(self, function: _Function) -> _Function:
+        """Call the function with every `Answered`; the `bot.store.Step`s it returns are committed with it.
+
+        What it counts is counted once, whatever crashes. It must be quick: the answer waits for it.
+        """
+        return self._register("answered")(function)
+
+    def kept(self, function: _Function) -> _Function:
+        """Pass every text that is kept in the history through the function (`args: str`, not async)."""
+        return self._register("kept")(function)
 
     def startup(self, function: _Function) -> _Function:
         """Call the function once before messages are taken (a failure switches the plugin off)."""

@@ -46,7 +46,8 @@ class Reply:
 
     `source`/`sources` name what it rests on, `feedback` offers thumbs, `choices` offers follow-up
     questions (buttons where the platform has them), `markdown` says the text is CommonMark.
-    `attachments` follow the text.
+    `attachments` follow the text. `miss` says that it does not answer what was asked, for nobody knew;
+    `model` and `prefix` name what wrote it.
     """
 
     text: str
@@ -57,6 +58,9 @@ class Reply:
     markdown: bool = False
     confidence: float | None = None
     attachments: tuple[Attachment, ...] = ()
+    miss: bool = False
+    model: str = ""
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be sent, where the handler is still to blame. Raises TypeError."""
@@ -80,6 +84,21 @@ class Stream:
     sources: tuple[str, ...] = ()
     feedback: bool = False
     markdown: bool = False
+    confidence: float | None = None
+    model: str = ""
+    prefix: str = ""
+
+    def finished(self, text: str) -> Reply:
+        """The answer once all its pieces are there."""
+        return Reply(
+            text,
+            sources=self.sources,
+            feedback=self.feedback,
+            markdown=self.markdown,
+            confidence=self.confidence,
+            model=self.model,
+            prefix=self.prefix,
+        )
 
 
 Answer = str | Reply | Stream | AsyncIterator[str] | None

@@ -9,6 +9,7 @@ import structlog
 
 from bot.desk import Desk
 from bot.errors import StoreError
+from bot.store import Audit, Tally
 
 log = structlog.get_logger(__name__)
 EVERY = 3600.0
@@ -32,7 +33,7 @@ async def keep_tidy(desk: Desk, days: int) -> None:
 async def expire(desk: Desk, before: float) -> int:
     """Remove what is older than a unix time; returns the number of rows."""
     removed = 0
-    for table in (desk.inbox, desk.outbox_table, desk.history):
+    for table in (desk.inbox, desk.outbox_table, desk.history, Tally(desk.store), Audit(desk.store)):
         while count := await table.expire(before):
             removed += count
             await asyncio.sleep(PAUSE)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
+from dataclasses import replace
+from time import perf_counter, time
 from typing import Protocol
 from uuid import uuid4
 
 import structlog
 from structlog.contextvars import bind_contextvars
 
+from bot.answered import Answered
+from bot.arrival import MAX_TEXT, Arrival
 from bot.compose import compose, target_of, with_sources
 from bot.connectors.base import Connector
 from bot.desk import Desk
@@ -33,29 +35,6 @@ from bot.store.outbox import PENDING, SENT, OutboxTable
 from model.types import Turn as Round
 
 log = structlog.get_logger(__name__)
-MAX_TEXT = 8000
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A committed message on its way to a turn.
-
-    `refusal` is the catalogue key of why it is not handled, `wait` the seconds it tells the user to wait;
-    `silent` says that nothing is said about it; `shown` is the platform's message in which an answer was
-    streaming when an earlier process died.
-    """
-
-    inbox_id: int
-    message: Message
-    refusal: str = ""
-    wait: float = 0.0
-    silent: bool = False
-    shown: str | None = None
-
-    @property
-    def untouched(self) -> bool:
-        """Whether no plugin sees it: nothing is said anyway, or it brought the process down before."""
-        return self.silent or self.refusal == "error"
 
 
 class Lane(Protocol):
@@ -91,6 +70,8 @@ class Turn:
         self.message = arrival.message
         self.session = facts.session
         self.plugin = ""
+        self._by = ""
+        """The kind of the handler at work, or that answered."""
         self._inbox_id = arrival.inbox_id
         self._arrival = arrival
         self._shown = arrival.shown
@@ -105,6 +86,8 @@ class Turn:
         self._asked: asyncio.Future[tuple[int, Message]] | None = None
         self.question = 0
         self._said = 0
+        self._alone = False
+        """Whether the answer is committed without what plugins have to note about it."""
         self._deadline: asyncio.Timeout | None = None
         self._typing = Typing(connector, target_of(arrival.message))
         self._waited = 0.0
@@ -156,6 +139,7 @@ class Turn:
 
     def _refuse(self) -> Reply | None:
         """The answer to a message that is not handled, in place of a handler's."""
+        self._by = "refused"
         if self._arrival.silent or self.message.event or not self.message.to_me:
             return None
         wait = max(1, round(self._arrival.wait))
@@ -173,7 +157,7 @@ class Turn:
         except AskCancelled as cancelled:
             return Reply(self.text("ask_cancelled_restart")) if cancelled.stopping else None
         except ModelBusy as busy:
-            return Reply(self.text("busy", seconds=max(1, round(busy.retry_after))))
+            return Reply(self.text("busy", seconds=max(1, round(busy.retry_after))), miss=True)
         except TimeoutError as error:
             if self._deadline is None or not self._deadline.expired():
                 return self._failed(error)
@@ -199,7 +183,7 @@ class Turn:
             if index == len(self._program.middlewares) or message.event:
                 return self._refuse() if self._arrival.refusal else await self._ask_handlers()
             plan = self._program.middlewares[index]
-            self.plugin = plan.handler.plugin
+            self.plugin, self._by = plan.handler.plugin, plan.handler.kind
             call = Call(
                 message,
                 self._handle(),
@@ -213,7 +197,7 @@ class Turn:
 
     async def _ask_handlers(self) -> Reply | Stream | None:
         for candidate in self._program.router.route(self.message):
-            self.plugin = candidate.handler.plugin
+            self.plugin, self._by = candidate.handler.plugin, candidate.handler.kind
             if self._task is not None:
                 self.desk.current[self._task] = self.plugin
             refused = self._refused_by(candidate)
@@ -230,13 +214,13 @@ class Turn:
             answer = as_answer(result)
             if answer is not None:
                 return answer
-        self.plugin = ""
+        self.plugin = self._by = ""
         if self.message.event or not self.message.to_me:
             return None
         if not self.message.text:
             bare_mention = self.message.chat.group and not self.message.segments
             return Reply(self.text("start" if bare_mention else "unsupported"))
-        return Reply(self.text("unknown", contact=self.text("contact")))
+        return Reply(self.text("unknown", contact=self.text("contact")), miss=True)
 
     def _refused_by(self, candidate: Candidate) -> str | None:
         """None to go on, "" to skip the handler, or the catalogue key of what to tell the user."""
@@ -253,7 +237,7 @@ class Turn:
         if error is not None:
             log.error("handler failed", plugin=self.plugin, exc_info=error)
         self.desk.metrics.handler_errors.labels(self.plugin or "none").inc()
-        return Reply(self.text("error")) if self.message.to_me and not self.message.event else None
+        return Reply(self.text("error"), miss=True) if self.message.to_me and not self.message.event else None
 
     async def _play(self, stream: Stream) -> Reply | None:
         """Show a streamed answer as it grows; returns it whole, None when it stayed blank."""
@@ -264,7 +248,7 @@ class Turn:
             self._shown = live.shown
         if not text.strip():
             return None
-        return Reply(text, sources=stream.sources, feedback=stream.feedback, markdown=stream.markdown)
+        return stream.finished(text)
 
     async def _remember(self, shown: str) -> None:
         """Keep the platform's message id before the answer is whole: after a crash that message is edited."""
@@ -328,9 +312,12 @@ class Turn:
                 break
             except StoreError as error:
                 log.error("cannot commit an answer", problem=error.problem, transient=error.transient)
-                if not error.transient:
+                if not error.transient and self._alone:
                     await self._commit(self._failed(), "f")
                     break
+                if not error.transient:  # what a plugin wants to write may be at fault, not the answer
+                    self._alone = True
+                    continue
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 30.0)
         if reply is not None:
@@ -347,7 +334,11 @@ class Turn:
         if finish and self._open:
             steps.append(Inbox.done(self._inbox_id))
             if reply and not self.message.event:
-                steps.append(self._round(reply))
+                answered = self._answered(reply)
+                steps.append(History.add(answered))
+                if not self._alone:
+                    call = Call(self.message, self._handle(), facts=self._facts, answered=answered)
+                    steps += await self._program.noted(call)
             if self._shown is not None:
                 steps.append(OutboxTable.drop_stream(self._inbox_id))
         if parts:
@@ -377,15 +368,18 @@ class Turn:
             except Exception:
                 log.exception("cannot notify a client", connector=self._connector.kind)
 
-    def _round(self, reply: Reply) -> Step:
-        return History.add(
-            self.session,
-            self.message,
-            self._inbox_id,
-            self.plugin,
-            reply.text,
-            reply.all_sources,
-            reply.confidence,
+    def _answered(self, reply: Reply) -> Answered:
+        return Answered(
+            session=self.session,
+            message=self.message,
+            inbox_id=self._inbox_id,
+            question=self._program.kept(self.message.text),
+            answer=self._program.kept(reply.text),
+            reply=reply,
+            plugin=self.plugin,
+            by=self._by,
+            seconds=perf_counter() - self._began,
+            at=time(),
         )
 
     def _parts(self, reply: Reply, key: str, finish: bool) -> list[Outgoing]:

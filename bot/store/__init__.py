@@ -1,7 +1,9 @@
 """The core's tables and the machinery plugins with tables build on."""
 
+from bot.store.audit import Audit
 from bot.store.base import Base
 from bot.store.engine import Step, Store
 from bot.store.history import History, Round
+from bot.store.tally import Count, Tally
 
-__all__ = ["Base", "History", "Round", "Step", "Store"]
+__all__ = ["Audit", "Base", "Count", "History", "Round", "Step", "Store", "Tally"]

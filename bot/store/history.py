@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from bot.message import Message
+from bot.answered import Answered
 from bot.session import SEPARATOR
 from bot.store.base import Base
 from bot.store.engine import Step, Store
@@ -52,6 +52,10 @@ class HistoryRow(Base):
     confidence: Mapped[float | None] = mapped_column(Float)
     vote: Mapped[int | None]
     created_at: Mapped[float] = mapped_column(default=time.time)
+    trace: Mapped[str] = mapped_column(String(32), default="")
+    model: Mapped[str] = mapped_column(String(128), default="")
+    prefix: Mapped[str] = mapped_column(String(64), default="")
+    miss: Mapped[bool] = mapped_column(default=False)
 
 
 _ADD = insert(HistoryRow)
@@ -91,28 +95,25 @@ class History:
         self._store = store
 
     @staticmethod
-    def add(
-        session: str,
-        message: Message,
-        inbox_id: int,
-        plugin: str,
-        answer: str,
-        sources: Sequence[str] = (),
-        confidence: float | None = None,
-    ) -> Step:
+    def add(answered: Answered) -> Step:
         """The step that records one round."""
+        message, reply = answered.message, answered.reply
         row = {
-            "session": session,
+            "session": answered.session,
             "connector": message.connector,
             "user": message.user.id,
-            "inbox_id": inbox_id,
-            "plugin": plugin,
-            "question": message.text,
-            "answer": answer,
-            "sources": "\n".join(sources),
-            "confidence": confidence,
+            "inbox_id": answered.inbox_id,
+            "plugin": answered.plugin,
+            "question": answered.question,
+            "answer": answered.answer,
+            "sources": "\n".join(reply.all_sources),
+            "confidence": reply.confidence,
             "vote": None,
-            "created_at": time.time(),
+            "created_at": answered.at,
+            "trace": message.trace,
+            "model": reply.model,
+            "prefix": reply.prefix,
+            "miss": reply.miss,
         }
         return Step(_ADD, [row])
 

@@ -37,7 +37,8 @@ async def talk(
         return _too_long(session, message.text, size, room)
     params = GenerationParams(temperature=config.temperature, top_p=config.top_p, prefix=config.prefix)
     history = await session.history()
-    return Stream(_generate(model, message.text, history, params, session), feedback=True)
+    chunks = _generate(model, message.text, history, params, session)
+    return Stream(chunks, feedback=True, model=model.name, prefix=config.prefix or "")
 
 
 @plugin.command("clear", "清空", help="command_clear")

@@ -96,7 +96,14 @@ async def answer(
     sources = tuple(dict.fromkeys(hit.entry.title for hit in used))
     params = GenerationParams(temperature=config.temperature, prefix=config.prefix)
     chunks = _generate(model, prompt, params, session.key, extract)
-    return Stream(chunks, sources=sources, feedback=True)
+    return Stream(
+        chunks,
+        sources=sources,
+        feedback=True,
+        confidence=hits[0].confidence,
+        model=model.name,
+        prefix=config.prefix or "",
+    )
 
 
 def threshold(index: Index, config: Config, text: str) -> float:

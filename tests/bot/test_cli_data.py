@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from bot.answered import Answered
 from bot.errors import StoreError
 from bot.message import Chat, Message, User
-from bot.reply import Outgoing, Target
+from bot.reply import Outgoing, Reply, Target
 from bot.session import Strategy, session_key
 from bot.store import History, Store
 from bot.store.backup import backup
@@ -46,8 +47,9 @@ async def talk(store: Store, said: Message, strategy: Strategy = "user-in-chat")
     assert number is not None
     target = Target(said.connector, said.bot, said.chat.id, user=said.user.id)
     part = Outgoing(id=0, inbox_id=number, key=f"k-{said.delivery}", target=target, text=SECRET)
-    history = History.add(session_key(said, strategy), said, number, "faq", SECRET)
-    await store.write(OutboxTable.add([part]), history, Inbox.done(number))
+    key = session_key(said, strategy)
+    answered = Answered(key, said, number, said.text, SECRET, Reply(SECRET), "faq", "message", 0, 0)
+    await store.write(OutboxTable.add([part]), History.add(answered), Inbox.done(number))
 
 
 def rows(folder: Path) -> dict[str, list[tuple[str, str]]]:

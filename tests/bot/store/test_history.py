@@ -1,13 +1,16 @@
 """History: whole rounds, within the budget, erased and moved completely."""
 
 from collections.abc import AsyncIterator
+from time import time
 from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot.answered import Answered
 from bot.message import Chat, Message, User
+from bot.reply import Reply
 from bot.session import session_key
 from bot.store import History, Store
 from bot.store.history import trim
@@ -31,7 +34,9 @@ def message(text: str, chat: str = "g1", user: str = "u1") -> Message:
 async def add(store: Store, text: str, **where: str) -> str:
     said = message(text, **where)
     key = session_key(said, "user-in-chat")
-    await store.write(History.add(key, said, 7, "faq", f"re: {text}", ["doc"], 0.9))
+    reply = Reply(f"re: {text}", "doc", confidence=0.9)
+    answered = Answered(key, said, 7, text, reply.text, reply, "faq", "message", 0.1, time())
+    await store.write(History.add(answered))
     return key
 
 
