@@ -89,7 +89,7 @@ def serve(
     from model.local import create
 
     log_to_stderr()
-    admitted = Keys([token for token in api_key or () if token], keys)
+    admitted = Keys(list(map(_given, api_key or ())), keys)
     server.check_host(host, admitted)
     prefixes = dict(map(_named, prefix or ()))
     max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
@@ -181,6 +181,14 @@ def load_encoder() -> Encoder | None:
         else:
             return encoder
     return None
+
+
+def _given(token: str) -> str:
+    """A key without blanks around it, as it comes in a request."""
+    if not token.strip():
+        remedy = "give one, or leave --api-key and GLMBOT_API_KEY out"
+        raise ModelError("an API key is empty: anybody could ask", remedy=remedy)
+    return token.strip()
 
 
 def _named(text: str) -> tuple[str, Path]:
