@@ -59,6 +59,11 @@ class BatchedModel:
         return self._model.kernels
 
     @property
+    def problem(self) -> str:
+        """See `model.types.Fallible`."""
+        return self._engine.problem
+
+    @property
     def registry(self) -> CollectorRegistry:
         """What is counted."""
         return self._engine.meters.registry

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model.http import TIMEOUT
 from model.options import (
     DeviceOption,
     KVOption,
@@ -75,7 +76,7 @@ def serve(
     memory: MemoryOption = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds for an answer, waiting included.")
-    ] = 600.0,
+    ] = TIMEOUT,
 ) -> None:
     """Answer over HTTP: OpenAI's API at /v1, ChatGLM-6B's own at POST /; Ctrl-C ends it.
 
