@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from bot.backend import api_routes, load_on_thread
+from bot.backend import api_routes, is_configured, load_on_thread
 from bot.background import Background
 from bot.catalogue import Catalogue
 from bot.channels import Channels
@@ -38,7 +38,7 @@ from bot.store.inbox import Inbox
 from bot.store.migrations import upgrade
 from bot.store.outbox import OutboxTable
 from bot.watchdog import LoopWatchdog
-from model.types import ChatModel, InProcess
+from model.types import ChatModel, Fallible, InProcess
 
 log = structlog.get_logger(__name__)
 DRAIN_SECONDS = 25.0
@@ -114,7 +114,8 @@ class App:
         late: LateModel | None = None
         if self._serve:
             late = LateModel(name_of(self.config.model, self.model), self.config.model.max_context)
-            routes = api_routes(self._loaded, late, self._encoder)
+            talks = self.model is not None or is_configured(self._loaded)
+            routes = api_routes(self._loaded, late if talks else None, self._encoder)
             self.server = Server(self.config.server, self.connectors, self.health, self.metrics, routes)
             await self.server.start()
         if self.model is None:
@@ -267,6 +268,8 @@ class App:
         return self.ready and store["state"] == "ok", report
 
     def _model_state(self) -> dict[str, str]:
+        if isinstance(self.model, Fallible) and self.model.problem:
+            return {"state": "failed", "problem": self.model.problem}
         if self.model is not None:
             kernels = {"kernels": self.model.kernels} if isinstance(self.model, InProcess) else {}
             return {"state": "ok", "name": self.model.name, **kernels}

@@ -69,8 +69,11 @@ def exit_if_loading() -> None:
         os._exit(0)
 
 
-def api_routes(loaded: LoadedConfig, model: ChatModel, encoder: Encoder | None) -> list[web.RouteDef]:
-    """The model's API over HTTP, none without keys for it. Raises ConfigError and ModelError."""
+def api_routes(loaded: LoadedConfig, model: ChatModel | None, encoder: Encoder | None) -> list[web.RouteDef]:
+    """The model's API over HTTP, none without keys for it; without a model there are embeddings only.
+
+    Raises ConfigError and ModelError.
+    """
     settings = loaded.config.model
     keys = [key.get_secret_value() for key in settings.api.keys if key.get_secret_value()]
     if not keys and settings.api.keys_file is None:
@@ -88,8 +91,14 @@ def api_routes(loaded: LoadedConfig, model: ChatModel, encoder: Encoder | None) 
         encoder=encoder or load_encoder(loaded.config.retrieval.encoder),
         prefixes=tuple(settings.prefixes),
         max_new_tokens=settings.max_new_tokens,
+        max_per_key=settings.api.max_per_key,
     )
     return routes
+
+
+def is_configured(loaded: LoadedConfig) -> bool:
+    """Whether the configuration names a model. Raises ConfigError."""
+    return _backend(loaded) is not None
 
 
 def examine_model(loaded: LoadedConfig) -> list[str]:

@@ -91,10 +91,14 @@ class DispatchSettings(Section):
 
 
 class ApiSettings(Section):
-    """OpenAI's API and ChatGLM-6B's own on the bot's server; there only where there are keys for it."""
+    """OpenAI's API and ChatGLM-6B's own on the bot's server; there only where there are keys for it.
+
+    max_per_key: requests of a key at a time, which take turns as one user of the model.
+    """
 
     keys: tuple[Secret, ...] = ()
     keys_file: NewPath | None = None
+    max_per_key: Count = 16
 
 
 class ModelSettings(Section):

@@ -12,7 +12,7 @@ from model.answer_text import AnswerText
 from model.desk import Job, News
 from model.engine import Engine
 from model.language_model import LanguageModel
-from model.memory import RESERVED, Budget
+from model.memory import BATCH, Budget
 from model.runner import ChatGLMRunner, Prompt
 from model.scheduler import Limits
 from model.types import Delta, GenerationParams, ModelError, Turn, Usage
@@ -20,10 +20,6 @@ from model.weights import tensor_bytes
 
 SIGN_OF_LIFE = 5.0
 """Seconds after which an empty delta says that a request still waits, or its prompt is still read."""
-
-
-BATCH = 32
-"""Answers in a step: more would make each of them wait longer, and all of them together no faster."""
 
 
 class BatchedModel:
@@ -57,6 +53,11 @@ class BatchedModel:
     def kernels(self) -> str:
         """See `model.types.InProcess.kernels`."""
         return self._model.kernels
+
+    @property
+    def problem(self) -> str:
+        """See `model.types.Fallible`."""
+        return self._engine.problem
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -113,16 +114,14 @@ class BatchedModel:
 
 
 def limits_of(model: LanguageModel, *, answering: int, free: int | None, memory: int | None) -> Limits:
-    """What a device can take: `memory` bytes, else half of what is `free` beside the weights.
+    """What a device can take: `memory` bytes, else its share of what is `free` (`Budget.share`).
 
     free: before the model was loaded. Raises ModelError where not even one talk as long as the context fits.
     """
     nbytes = tensor_bytes(model.network.weights)
     budget = Budget(model.config, nbytes, model.network.dtype, memory)
     if memory is None and free is not None:
-        alone = budget.whole(model.storage, model.max_context, 1)
-        half = nbytes + (free - nbytes) // 2
-        budget = replace(budget, memory=max(half, min(free, alone.total * 100 // (100 - RESERVED) + 1)))
+        budget = replace(budget, memory=budget.share(free, model.storage, model.max_context))
     planned = budget.plan(model.storage, model.max_context, answering)
     batch, waiting = min(answering, BATCH), 2 * answering
     return Limits(planned.pages, answering, batch, waiting=waiting)

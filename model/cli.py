@@ -209,7 +209,12 @@ def bench(
     ] = True,
     peer_python: Annotated[
         str,
-        typer.Option("--peer-python", help="The Python that has them (default: this one).", metavar="PATH"),
+        typer.Option(
+            "--peer-python",
+            help="The Python that has them (default: this one).",
+            metavar="PATH",
+            show_default=False,
+        ),
     ] = sys.executable,
 ) -> None:
     """Measure this machine and the model on it: what share of the machine's limits it reaches.

@@ -71,6 +71,11 @@ class Desk:
         meters.resident.set_function(lambda: self.counts().resident)
         meters.pages_reserved.set_function(lambda: self.counts().reserved)
 
+    @property
+    def problem(self) -> str:
+        """Why nobody is let in any more; empty as long as somebody is."""
+        return self._refusal.problem if self._refusal else ""
+
     # -- askers -----------------------------------------------------------------------------
 
     def ask(self, prompt: Prompt, pages: int, *, user: str, timeout: float | None) -> Job:

@@ -49,6 +49,11 @@ class Engine:
         self._watch = threading.Thread(target=self._watch_worker, name="model watchdog", daemon=True)
         self._watch.start()
 
+    @property
+    def problem(self) -> str:
+        """Why it will not answer any more; empty as long as it may."""
+        return self._desk.problem
+
     def ask(self, prompt: Prompt, *, user: str, timeout: float | None = None) -> Job:
         """Put a prompt in the user's line; the running event loop hears of it. Raises ModelError."""
         return self._desk.ask(prompt, self._worker.runner.pages_for(prompt), user=user, timeout=timeout)

@@ -41,11 +41,14 @@ def available() -> bool:
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor of any values, aligned to 64 bytes; in huge pages if it fills one."""
+    """A tensor of any values, aligned to 64 bytes; in huge pages if it fills one. Raises MemoryError."""
     size = prod(shape) * dtype.itemsize
     if size < SIZE or not available():
         return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, size + SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, size + SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"the system does not give {size} bytes") from error
     _advise(memory, _HUGEPAGE)
     values = torch.frombuffer(memory, dtype=torch.uint8)  # it keeps the mapping for as long as it lives
     start = -values.data_ptr() % SIZE

@@ -19,6 +19,8 @@ from model.types import ModelError
 RESERVED = 6
 """Percent of the memory that no plan touches: allocators round up and leave gaps between blocks, and where
 the last byte is taken it is the whole process that ends, not one request."""
+BATCH = 32
+"""Answers in a step: more would make each of them wait longer, and all of them together no faster."""
 STEP = 256
 """Tokens by which a context is shortened in search of what fits."""
 CUDA_BYTES = 750_000_000
@@ -32,7 +34,8 @@ class MemoryPlan:
 
     weights: also where they are mapped from a packed file, since they must stay in memory to be fast;
     kv_cache: of all `pages`, in `storage`; workspace: what reading a prompt as long as the context takes
-    meanwhile, and a step of `users` sequences; reserve: what is left alone of a memory that is known.
+    meanwhile, and a step of as many of the `users` as one takes; reserve: what is left alone of a memory that
+    is known.
     """
 
     weights: int
@@ -97,8 +100,9 @@ class Budget:
         page = page_bytes(config.num_layers, config.num_attention_heads, config.head_size, storage)
         # a layer at work: input, normed input, q, k, v before and after rotation, context; wide half twice
         row = (10 * config.hidden_size + 2 * config.inner_hidden_size) * self.dtype.itemsize
-        logits = users * config.vocab_size * (4 + self.dtype.itemsize)  # as computed, and in float32
-        workspace = (context + users) * row + logits
+        batch = min(users, BATCH)
+        logits = batch * config.vocab_size * (4 + self.dtype.itemsize)  # as computed, and in float32
+        workspace = (context + batch) * row + logits
         reserve = 0 if self.memory is None else -(-self.memory * RESERVED // 100)
         return MemoryPlan(self.weights, pages * page, workspace, context, storage, users, pages, reserve)
 
@@ -124,8 +128,9 @@ class Budget:
         """How many fit at once, each with a sequence as long as the context; None: as many as come."""
         if self.memory is None:
             return None
-        none, one = self.whole(storage, context, 0).total, self.whole(storage, context, 1).total
-        return max(0, (self.memory - none) // (one - none))
+        begin = BATCH if self.holds(self.whole(storage, context, BATCH)) else 0
+        first, second = (self.whole(storage, context, begin + more).total for more in (0, 1))
+        return max(0, begin + (self.memory - first) // (second - first))
 
     def nearest(self, wanted: MemoryPlan) -> MemoryPlan | None:
         """What fits instead, for all its users: fewer, else a smaller storage, else a shorter context."""
@@ -138,16 +143,36 @@ class Budget:
                     return self.plan(storage, context, users)
         return None
 
+    def for_all(self, wanted: MemoryPlan) -> MemoryPlan | None:
+        """The same for all users in the first smaller storage that has room."""
+        for storage in _STORAGES[_STORAGES.index(wanted.storage) + 1 :]:
+            whole = self.whole(storage, wanted.context, wanted.users)
+            if self.holds(whole):
+                return whole
+        return None
+
+    def share(self, free: int, storage: Storage, context: int) -> int:
+        """What a bot takes of `free` bytes, weights included, where nobody says: half of what they leave.
+
+        More where one talk needs it, as far as there is more.
+        """
+        alone = replace(self, memory=None).whole(storage, context, 1).total * 100 // (100 - RESERVED) + 1
+        return max(self.weights + (free - self.weights) // 2, min(free, alone))
+
     def refusal(self, needed: MemoryPlan) -> ModelError:
         """Why it does not fit, and what does."""
         assert self.memory is not None
-        nearest = self.nearest(needed)
+        fitting = dict.fromkeys(map(str, filter(None, (self.nearest(needed), self.for_all(needed)))))
         problem = (
             f"{size_text(needed.total)} are needed for {needed} ({needed.figures}),"
             f" but only {size_text(self.memory)} are available"
         )
-        more = "use quantization int4, close other programs, or take a device with more memory"
-        return ModelError(problem, remedy=more if nearest is None else f"what fits: {nearest}")
+        least = self.whole(_STORAGES[-1], min(needed.context, STEP), 1)
+        more = (
+            f"at least {size_text(least.total)} are needed: use quantization int4 unless these weights are,"
+            " close other programs, or take a device with more memory"
+        )
+        return ModelError(problem, remedy=f"what fits: {', or '.join(fitting)}" if fitting else more)
 
 
 def weight_bytes(config: ChatGLMConfig, scheme: Scheme, float_dtype: Callable[[str], torch.dtype]) -> int:

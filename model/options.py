@@ -23,7 +23,7 @@ MaxContextOption = Annotated[
     typer.Option("--max-context", min=64, help="Tokens of prompt and answer; older rounds are left out."),
 ]
 MaxRunningOption = Annotated[
-    int, typer.Option("--max-running", min=1, help="Answers that are made at once; others wait.")
+    int, typer.Option("--max-running", min=1, max=1024, help="Answers that are made at once; others wait.")
 ]
 MaxPerUserOption = Annotated[
     int,

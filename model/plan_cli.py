@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,7 +39,8 @@ def plan(
             min=1,
             max=100_000,
             metavar="GB",
-            help="Of a graphics card, as it is sold: 2^30 bytes each (default: what is available here).",
+            help="Of a graphics card, as it is sold: 2^30 bytes each (default: what a bot takes of what is"
+            " available here).",
         ),
     ] = None,
     users: Annotated[
@@ -74,9 +76,12 @@ def plan(
     else:
         dtype, free = torch.float16, int(vram * 2**30) - memory.CUDA_BYTES
     config, scheme, weights = _model(path, quantization, head, dtype)
-    budget = memory.Budget(config, weights, dtype, free)
-    wanted = budget.whole(choose_storage(kv, exact=False), context, users)
-    rows = list(_rows(budget, wanted, scheme_text(scheme), card=vram is not None))
+    budget, storage = memory.Budget(config, weights, dtype, free), choose_storage(kv, exact=False)
+    if vram is None and free is not None:
+        budget = replace(budget, memory=budget.share(free, storage, context))
+    wanted = budget.whole(storage, context, users)
+    rows = [("memory", _memory_text(budget, free if vram is None else None))]
+    rows += _rows(budget, wanted, scheme_text(scheme))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         typer.echo(f"{name:<{width}}  {text}")
@@ -103,14 +108,20 @@ def _model(
     return reader.source.config, reader.scheme, estimate(reader, dtype=dtype).weights
 
 
-def _rows(budget: Budget, wanted: MemoryPlan, scheme: str, *, card: bool) -> Iterator[tuple[str, str]]:
-    from model.memory import CUDA_BYTES, RESERVED, kv_name, users_text
+def _memory_text(budget: Budget, free: int | None) -> str:
+    """free: what is available here, None for a card."""
+    from model.memory import CUDA_BYTES
 
     if budget.memory is None:
-        yield "memory", "unknown"
-    else:
-        own = f", less {size_text(CUDA_BYTES)} for CUDA itself" if card else " available"
-        yield "memory", f"{size_text(budget.memory + CUDA_BYTES * card)}{own}"
+        return "unknown"
+    if free is None:
+        return f"{size_text(budget.memory + CUDA_BYTES)}, less {size_text(CUDA_BYTES)} for CUDA itself"
+    return f"{size_text(budget.memory)} of {size_text(free)} available: what a bot takes without model.memory"
+
+
+def _rows(budget: Budget, wanted: MemoryPlan, scheme: str) -> Iterator[tuple[str, str]]:
+    from model.memory import RESERVED, kv_name, users_text
+
     yield "weights", f"{size_text(wanted.weights)}: {scheme}"
     for storage in _SHOWN:
         cache = budget.whole(storage, wanted.context, wanted.users).kv_cache

@@ -10,12 +10,12 @@ from typing import Protocol, TypeAlias
 import torch
 
 from model.chatglm import ChatGLM
-from model.kv_cache import PAGE, KVCache, OutOfPages, Storage, page_count
+from model.kv_cache import PAGE, KVCache, KVPages, OutOfPages, Storage, page_count
 from model.language_model import LanguageModel
 from model.prefix import Prefix
 from model.reading import Reading
 from model.sampling import BLANK_ID, Sampler
-from model.types import GenerationParams
+from model.types import GenerationParams, ModelError
 
 ROWS = 64
 """Of a slice of reading: fewer would read the weights too often for what they compute."""
@@ -120,7 +120,7 @@ class ChatGLMRunner:
         self._renew_network = renew_network
         self._rows = rows
         held = sum(page_count(prefix.length) for prefix in self._prefixes.values())
-        self.pages = network.new_pages(pages + held, storage)
+        self.pages = _new_pages(network, pages + held, storage)
         self._held = {
             name: network.prefix_cache(prefix, self.pages) for name, prefix in self._prefixes.items()
         }
@@ -235,6 +235,18 @@ class ChatGLMRunner:
             if self._remembered[key] is not spare:
                 self._remembered.pop(key).close()
         return self.pages.free >= pages
+
+
+def _new_pages(network: ChatGLM, count: int, storage: Storage) -> KVPages:
+    try:
+        return network.new_pages(count, storage)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"there is no memory for {count} pages of the KV cache ({storage})",
+            remedy="lower model.memory or model.max_running, or take a smaller model.kv_cache",
+        ) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -149,3 +149,13 @@ class InProcess(Protocol):
     def kernels(self) -> str:
         """What computes and, in the same line, why nothing faster: "native avx512vnni, 2 threads"."""
         ...
+
+
+@runtime_checkable
+class Fallible(Protocol):
+    """A ChatModel that knows when it is over with it."""
+
+    @property
+    def problem(self) -> str:
+        """Why it will not answer any more; empty as long as it may."""
+        ...

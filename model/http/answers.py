@@ -40,17 +40,25 @@ class Answer:
             self.usage = delta.usage
 
 
+@dataclass(slots=True)
+class Line:
+    """A user's requests: of their answers a model may take a few at a time."""
+
+    requests: int = 0
+    running: int = 0
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Some answer is complete: who was refused may try again."""
+
+
 class Answers:
     """Iterates over (index of the question, delta) as they come; closing it gives up what is unfinished."""
 
-    def __init__(self, model: ChatModel, questions: Sequence[Question], user: str) -> None:
+    def __init__(self, model: ChatModel, questions: Sequence[Question], user: str, line: Line) -> None:
         self.questions = questions
         self.answers = [Answer() for _ in questions]
         self._model = model
         self._user = user
-        self._ended = asyncio.Event()
-        """Some answer is complete: who was refused may try again."""
-        self._running: set[int] = set()
+        self._line = line
 
     async def deltas(self) -> AsyncGenerator[tuple[int, Delta]]:
         """Ends when all answers have. Raises the first ModelError of any."""
@@ -93,8 +101,9 @@ class Answers:
     async def _answer(self, index: int, news: asyncio.Queue[tuple[int, Delta | Exception]]) -> None:
         """Pass on one answer, or what went wrong."""
         error: Exception
+        line = self._line
         while True:
-            self._running.add(index)
+            line.running += 1
             try:
                 await self._try(index, news)
                 return
@@ -104,12 +113,13 @@ class Answers:
                 error = failure
                 break
             finally:
-                self._running.discard(index)
-            # A user may have a few answers at a time; the rest of n come when one of those is done.
-            if not self._running or self.answers[index].texts:
+                line.running -= 1
+                line.ended.set()
+            # A user may have a few answers at a time; the others come when one of those is done.
+            if not line.running or self.answers[index].texts:
                 break
-            self._ended.clear()
-            await self._ended.wait()
+            line.ended.clear()
+            await line.ended.wait()
         await news.put((index, error))
 
     async def _try(self, index: int, news: asyncio.Queue[tuple[int, Delta | Exception]]) -> None:
@@ -126,8 +136,6 @@ class Answers:
             close = getattr(deltas, "aclose", None)  # an iterator need not have one, a generator does
             if close is not None:
                 await close()
-        self._running.discard(index)
-        self._ended.set()
 
     def _count(self, question: Question, answer: Answer) -> Usage:
         count = self._model.count_tokens

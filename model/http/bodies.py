@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+from model.http.errors import ApiError
 
 MOST_CHOICES = 16
 """Answers to one request."""
@@ -34,7 +36,8 @@ def _listed(value: Any) -> Any:
     """A single text as a list of one."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise PydanticCustomError("text_expected", "must be a text or a list of texts")
+        message = "must be a text or a list of texts; numbers of tokens mean something to one tokenizer only"
+        raise PydanticCustomError("text_expected", message)
     return texts
 
 
@@ -43,12 +46,19 @@ def _stops(value: Any) -> Any:
     return value if value is None else [text for text in _listed(value) if text]
 
 
+def _told(value: Any) -> Any:
+    """None for what Python takes for false."""
+    return value or None
+
+
 def _warm(value: float) -> float:
     return value if value >= _COLDEST else 0.0
 
 
 Texts = Annotated[list[str], BeforeValidator(_listed)]
 Positive = Annotated[int, Field(ge=1)]
+Round = Annotated[list[str], Field(min_length=2, max_length=2)]
+"""A question and its answer."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -59,7 +69,14 @@ class Body(BaseModel):
 
     @classmethod
     async def read(cls, request: web.Request) -> Self:
-        """The body of a request. Raises ValidationError, HTTPRequestEntityTooLarge."""
+        """The body of a request, which says that it is JSON, or nothing.
+
+        Raises ValidationError, ApiError, HTTPRequestEntityTooLarge.
+        """
+        said = request.headers.get("Content-Type")
+        json = request.content_type == "application/json" and (request.charset or "utf-8").lower() == "utf-8"
+        if said is not None and not json:
+            raise ApiError(415, f"the body must be application/json in UTF-8, not {said}")
         return cls.model_validate_json(await request.read())
 
 
@@ -88,8 +105,8 @@ class Sampling(Body):
     max_tokens: Positive | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Share | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    top_k: Annotated[int, Field(ge=-1), AfterValidator(lambda k: max(k, 0))] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[Annotated[list[str], Field(max_length=MOST_STOPS)] | None, BeforeValidator(_stops)] = None
@@ -114,7 +131,7 @@ class Sampling(Body):
 class ChatBody(Sampling):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Positive | None = None
 
     @property
@@ -139,13 +156,18 @@ class EmbeddingBody(Body):
 
 
 class GlmBody(Body):
-    """POST / of ChatGLM-6B's api.py; what is 0 or null there is a default."""
+    """POST / of ChatGLM-6B's api.py; what is false there (0, null, an empty list or text) is a default."""
 
     prompt: str
-    history: list[tuple[str, str]] | None = None
-    max_length: Annotated[int, Field(ge=0)] | None = None
-    top_p: Share | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
+    history: Annotated[Annotated[list[Round], Field(fail_fast=True)] | None, BeforeValidator(_told)] = None
+    max_length: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_told)] = None
+    top_p: Annotated[Share | None, BeforeValidator(_told)] = None
+    temperature: Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_told)] = None
+
+    @classmethod
+    async def read(cls, request: web.Request) -> Self:
+        """The body of a request, whatever its type says: the server there does not ask."""
+        return cls.model_validate_json(await request.read())
 
     @property
     def heat(self) -> float:

@@ -9,23 +9,21 @@ from aiohttp import web
 from model.http.answers import Question
 from model.http.bodies import GlmBody
 from model.http.errors import json_response
-from model.http.service import Caller, Service
+from model.http.service import SPECIALS, Caller, Service
 from model.prompt import format_chat
 from model.types import GenerationParams, Turn
 
 MAX_LENGTH = 2048
 """Of prompt and answer together, in tokens: the default there."""
 TOP_P = 0.7
-_SPECIALS = 2
-"""Ids that the model's own format adds to a prompt."""
 
 
 async def chat(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
     """Answer a prompt after its history, which comes back with the new round."""
     body = await GlmBody.read(request)
-    history = body.history or []
+    history = [(question, answer) for question, answer in body.history or ()]
     # transformers' max_length, which is what it is there, counts the prompt
-    prompt = _SPECIALS + await service.count([format_chat(body.prompt, history)])
+    prompt = SPECIALS + await service.count([format_chat(body.prompt, history)])
     params = GenerationParams(
         max_new_tokens=service.most(max((body.max_length or MAX_LENGTH) - prompt, 1)),
         temperature=body.heat,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model.http import TIMEOUT
 from model.options import (
     DeviceOption,
     KVOption,
@@ -75,7 +76,7 @@ def serve(
     memory: MemoryOption = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds for an answer, waiting included.")
-    ] = 600.0,
+    ] = TIMEOUT,
 ) -> None:
     """Answer over HTTP: OpenAI's API at /v1, ChatGLM-6B's own at POST /; Ctrl-C ends it.
 
@@ -89,7 +90,7 @@ def serve(
     from model.local import create
 
     log_to_stderr()
-    admitted = Keys([token for token in api_key or () if token], keys)
+    admitted = Keys(list(map(_given, api_key or ())), keys)
     server.check_host(host, admitted)
     prefixes = dict(map(_named, prefix or ()))
     max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
@@ -181,6 +182,14 @@ def load_encoder() -> Encoder | None:
         else:
             return encoder
     return None
+
+
+def _given(token: str) -> str:
+    """A key without blanks around it, as it comes in a request."""
+    if not token.strip():
+        remedy = "give one, or leave --api-key and GLMBOT_API_KEY out"
+        raise ModelError("an API key is empty: anybody could ask", remedy=remedy)
+    return token.strip()
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from model.types import ModelBusy, ModelError, ModelTimeout, PromptTooLong
 
 log = structlog.get_logger(__name__)
-_NO_RETRY = {"x-should-retry": "false"}
+NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's client would ask twice more."""
 
 
@@ -73,11 +73,12 @@ def api_error(error: Exception) -> ApiError:
         case ValidationError():
             return _invalid(error)
         case PromptTooLong():
-            return ApiError(400, str(error), code="context_length_exceeded")
+            message = f"the prompt has {error.tokens} tokens, and {error.room} have room beside max_tokens"
+            return ApiError(400, message, code="context_length_exceeded")
         case ModelBusy():
             return too_many(str(error), error.retry_after, kind="server_error", code="model_busy")
         case ModelTimeout():
-            return ApiError(504, str(error), kind="server_error", code="timeout", headers=_NO_RETRY)
+            return ApiError(504, str(error), kind="server_error", code="timeout", headers=NO_RETRY)
         case ModelError():
             return ApiError(500, error.problem, kind="server_error", code="model_error")
         case web.HTTPRequestEntityTooLarge():

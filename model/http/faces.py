@@ -9,12 +9,12 @@ from typing import Any
 
 from aiohttp import web
 
-from model.http import chatglm_api, openai_chat, openai_completions, openai_models
-from model.http.embeddings import Encoder, embed
+from model.http import TIMEOUT, chatglm_api, openai_chat, openai_completions, openai_models
+from model.http.embeddings import Embedder, Encoder, embed
 from model.http.errors import ApiError, api_error
 from model.http.keys import Key, Keys
 from model.http.service import Caller, Service
-from model.types import ChatModel, GenerationParams
+from model.types import ChatModel, Fallible, GenerationParams
 
 Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 
@@ -24,35 +24,40 @@ class Faces:
 
     def __init__(
         self,
-        model: ChatModel,
+        model: ChatModel | None,
         *,
         keys: Keys | None = None,
         encoder: Encoder | None = None,
         name: str | None = None,
         prefixes: Collection[str] = (),
         max_new_tokens: int = GenerationParams().max_new_tokens,
-        timeout: float | None = None,
+        timeout: float | None = TIMEOUT,
         ping_every: float = 1.0,
+        max_per_key: int | None = None,
     ) -> None:
-        """name: under which clients know the model, by default its own. prefixes: further names.
-
-        max_new_tokens: of an answer, where a client does not say. timeout: seconds for an answer. ping_every:
-        seconds without text after which an empty delta becomes a comment.
+        """model: None where there is only an encoder. name: under which clients know the model, by default
+        its own; prefixes: further names. max_new_tokens: of an answer at most. timeout: seconds for an
+        answer. ping_every: seconds without text after which an empty delta becomes a comment. max_per_key:
+        requests of a key that may be at work; where it is given a key is one user of the model, whoever it
+        asks for.
         """
         self.keys = keys or Keys()
-        self._encoder = encoder
+        self._model = model
+        self._embedder = None if encoder is None else Embedder(encoder)
         self._service = Service(
             model,
-            name=name or model.name,
+            name=name or (model.name if model else ""),
             prefixes=prefixes,
             max_new_tokens=max_new_tokens,
             timeout=timeout,
             ping_every=ping_every,
+            max_per_key=max_per_key,
         )
 
-    def routes(self) -> list[web.RouteDef]:
-        """Paths from the root of the server; nothing has to be set up or closed."""
-        service, encoder = self._service, self._encoder
+    def routes(self, chatglm: str = "/") -> list[web.RouteDef]:
+        """Paths from the root of the server; nothing has to be set up or closed. chatglm: that of api.py."""
+        service, embedder = self._service, self._embedder
+        encoder = embedder.encoder if embedder else None
 
         async def list_models(request: web.Request, caller: Caller) -> web.StreamResponse:
             return await openai_models.list_models(service, encoder)
@@ -63,11 +68,16 @@ class Faces:
         return [
             web.post("/v1/chat/completions", self._guarded(partial(openai_chat.chat, service))),
             web.post("/v1/completions", self._guarded(partial(openai_completions.complete, service))),
-            web.post("/v1/embeddings", self._guarded(partial(embed, service, encoder))),
+            web.post("/v1/embeddings", self._guarded(partial(embed, service, embedder))),
             web.get("/v1/models", self._guarded(list_models)),
             web.get("/v1/models/{id:.+}", self._guarded(show_model)),
-            web.post("/", self._guarded(partial(chatglm_api.chat, service))),
+            web.post(chatglm, self._guarded(partial(chatglm_api.chat, service))),
         ]
+
+    @property
+    def problem(self) -> str:
+        """Why the model will not answer any more, if it knows."""
+        return self._model.problem if isinstance(self._model, Fallible) else ""
 
     def admit(self, request: web.Request) -> Key | None:
         """The key that a request brings, None where none is needed. Raises ApiError."""
@@ -99,13 +109,23 @@ class Faces:
 
 
 def mount(
-    model: ChatModel, *, api_keys: Sequence[str] = (), keys_file: Path | None = None, **options: Any
+    model: ChatModel | None, *, api_keys: Sequence[str] = (), keys_file: Path | None = None, **options: Any
 ) -> list[web.RouteDef]:
     """The routes for a server that does more than this and may listen anywhere: always with a key.
 
     The entry point of the group glmbot.faces; the options are those of `Faces`. Raises ModelError.
     """
-    return Faces(model, keys=Keys(api_keys, keys_file, required=True), **options).routes()
+    routes = Faces(model, keys=Keys(api_keys, keys_file, required=True), **options).routes("/chatglm")
+    methods = {route.path: route.method for route in routes}
+
+    async def nowhere(request: web.Request) -> web.StreamResponse:
+        """What the other server would answer in its own way."""
+        allowed = methods.get(request.path)
+        headers = {"Allow": allowed} if allowed else {}
+        message = f"there is no {request.method} {request.path}"
+        return ApiError(405 if allowed else 404, message, code="not_found", headers=headers).response()
+
+    return [*routes, web.route("*", "/v1/{rest:.*}", nowhere)]
 
 
 def _unauthorized(message: str) -> ApiError:

@@ -10,15 +10,18 @@ import hmac
 import os
 import re
 import secrets
+import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from errno import ENOENT
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
 import structlog
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.types import ModelError
@@ -71,10 +74,6 @@ class KeyFile:
         if not re.fullmatch(_NAME, name):
             remedy = "use up to 64 letters, digits, dots, dashes and underscores"
             raise ModelError(f"{name!r} is no name for a key", remedy=remedy)
-        keys = self.read()
-        if any(key.name == name for key in keys):
-            remedy = f"choose another name, or revoke it first: glmbot model key revoke {name}"
-            raise ModelError(f"there is a key {name!r} already", file=self.path, remedy=remedy)
         token = f"sk-{secrets.token_urlsafe(32)}"
         key = Key(
             name=name,
@@ -83,30 +82,50 @@ class KeyFile:
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
         )
-        self._write([*keys, key])
+        with self._alone():
+            keys = self.read()
+            if any(key.name == name for key in keys):
+                remedy = f"choose another name, or revoke it first: glmbot model key revoke {name}"
+                raise ModelError(f"there is a key {name!r} already", file=self.path, remedy=remedy)
+            self._write([*keys, key])
         return token
 
     def revoke(self, name: str) -> None:
         """Take the key of that name out. Raises ModelError where there is none."""
-        keys = self.read()
-        left = [key for key in keys if key.name != name]
-        if len(left) == len(keys):
-            known = ", ".join(key.name for key in keys) or "none"
-            raise ModelError(f"there is no key {name!r}", file=self.path, remedy=f"known are: {known}")
-        self._write(left)
+        with self._alone():
+            keys = self.read()
+            left = [key for key in keys if key.name != name]
+            if len(left) == len(keys):
+                known = ", ".join(key.name for key in keys) or "none"
+                raise ModelError(f"there is no key {name!r}", file=self.path, remedy=f"known are: {known}")
+            self._write(left)
 
-    def signature(self) -> tuple[int, int, int] | None:
-        """Changes when the file does; None where there is none."""
+    def signature(self) -> tuple[int, ...] | None:
+        """Changes when the file or its rights do; None where there is none."""
         try:
             found = self.path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Other commands that change the file wait meanwhile: none of them undoes what this one does."""
+        if not self.path.parent.is_dir():  # the lock would make it
+            raise self._failed("written", FileNotFoundError(ENOENT, os.strerror(ENOENT)))
+        try:
+            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o600)
+            with lock:
+                yield
+        except OSError as error:
+            raise self._failed("locked", error) from error
 
     def _write(self, keys: list[Key]) -> None:
+        """Replace the file, or what a link stands for; who could read it before still can."""
         text = _Content(keys=keys).model_dump_json(indent=2, exclude_none=True)
+        target = self.path.resolve()
         try:
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")  # mode 0600
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # mode 0600
         except OSError as error:
             raise self._failed("written", error) from error
         try:
@@ -114,7 +133,11 @@ class KeyFile:
                 file.write(f"{text}\n")
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, self.path)
+            if target.exists():
+                shutil.copymode(target, name)
+                with suppress(OSError, AttributeError):  # only root may give files away; Windows has no chown
+                    os.chown(name, target.stat().st_uid, target.stat().st_gid)
+            os.replace(name, target)
         except OSError as error:
             with suppress(OSError):
                 os.unlink(name)
@@ -138,12 +161,13 @@ class Keys:
     ) -> None:
         """required: also while there is no key at all. Raises ModelError for a file that cannot be read."""
         now = datetime.now(UTC)
-        self._given = [
-            Key(name=f"given-{number}", sha256=_digest(token), created=now)
+        self._given = [  # names that no key of a file can have: they would share what is counted
+            Key.model_construct(name=f"--api-key {number}", sha256=_digest(token), created=now)
             for number, token in enumerate(given, 1)
         ]
         self._file = None if file is None else KeyFile(file)
         self._signature = self._file.signature() if self._file else None
+        self._unreadable: tuple[int, ...] | None = None
         self._filed = self._file.read() if self._file else []
         self._required = required
 
@@ -168,11 +192,14 @@ class Keys:
         """Read the file if it changed; one that cannot be read leaves the keys as they were."""
         if self._file is None or (signature := self._file.signature()) == self._signature:
             return
-        self._signature = signature
         try:
             self._filed = self._file.read()
-        except ModelError as error:
-            log.error("API keys stay as they were", reason=str(error))
+        except ModelError as error:  # perhaps not for long: it is tried again, and told once
+            if signature != self._unreadable:
+                log.error("API keys stay as they were", reason=str(error))
+            self._unreadable = signature
+        else:
+            self._signature = signature
 
 
 def _digest(token: str) -> str:

@@ -40,7 +40,9 @@ class Shape(Protocol):
         ...
 
 
-def ask(service: Service, body: Sampling, prompts: Sequence[tuple[str, tuple[Turn, ...]]]) -> list[Question]:
+async def ask(
+    service: Service, body: Sampling, prompts: Sequence[tuple[str, tuple[Turn, ...]]]
+) -> list[Question]:
     """The questions of a request: n of each prompt, seeds counted up, so they differ. Raises ApiError."""
     chosen = {
         "temperature": body.heat,
@@ -49,18 +51,17 @@ def ask(service: Service, body: Sampling, prompts: Sequence[tuple[str, tuple[Tur
         "repetition_penalty": body.repetition_penalty,
     }
     params: dict[str, Any] = {
-        "max_new_tokens": service.most(body.most),
-        "stop": tuple(body.stop or ()),
         "prefix": service.prefix(body.model),
+        "stop": tuple(body.stop or ()),
         "timeout": service.timeout,
         **{name: value for name, value in chosen.items() if value is not None},
     }
     seeds = [None if body.seed is None else body.seed + number for number in range(body.n or 1)]
-    return [
-        Question(query, history, GenerationParams(**params, seed=seed))
-        for query, history in prompts
-        for seed in seeds
-    ]
+    questions = list[Question]()
+    for query, history in prompts:
+        most = service.most(body.most) if body.most else await service.most_after(query)
+        questions += [Question(query, history, GenerationParams(most, seed=seed, **params)) for seed in seeds]
+    return questions
 
 
 async def answer(

@@ -35,5 +35,5 @@ class ChatShape:
 async def chat(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
     """Answer the last message of a talk."""
     body = await ChatBody.read(request)
-    questions = ask(service, body, [read_messages(body.messages)])
+    questions = await ask(service, body, [read_messages(body.messages)])
     return await answer(service, request, body, questions, caller, ChatShape())

@@ -36,5 +36,5 @@ async def complete(service: Service, request: web.Request, caller: Caller) -> we
     body = await CompletionBody.read(request)
     if len(body.prompt) * (body.n or 1) > MOST_CHOICES:
         raise ApiError(400, f"n: more than {MOST_CHOICES} answers to all prompts", param="n")
-    questions = ask(service, body, [(prompt, ()) for prompt in body.prompt])
+    questions = await ask(service, body, [(prompt, ()) for prompt in body.prompt])
     return await answer(service, request, body, questions, caller, CompletionShape())

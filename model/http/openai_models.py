@@ -27,7 +27,7 @@ async def show_model(service: Service, encoder: Encoder | None, request: web.Req
 
 
 def _names(service: Service, encoder: Encoder | None) -> list[str]:
-    return [service.name, *service.prefixes, *([encoder.name] if encoder else ())]
+    return [*service.names, *([encoder.name] if encoder else ())]
 
 
 def _told(service: Service, name: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class ModelServer:
         app = web.Application(middlewares=[_errors], client_max_size=max_body)
         app.on_response_prepare.append(_headers)
         app.router.add_routes(faces.routes())
-        app.router.add_get("/healthz", _alive)
+        app.router.add_get("/healthz", self._alive)
         if collector is not None:
             app.router.add_get("/metrics", self._exposition)
         self._runner = web.AppRunner(
@@ -85,6 +85,12 @@ class ModelServer:
     async def stop(self) -> None:
         """Stop listening, and end what is still open."""
         await self._runner.cleanup()
+
+    async def _alive(self, request: web.Request) -> web.StreamResponse:
+        problem = self._faces.problem
+        if problem:
+            return json_response({"status": "failed", "problem": problem}, 503)
+        return json_response({"status": "alive"})
 
     async def _exposition(self, request: web.Request) -> web.StreamResponse:
         self._faces.admit(request)
@@ -133,10 +139,6 @@ async def serve(server: ModelServer, model: ChatModel, *, stop: asyncio.Event | 
     finally:
         await server.stop()
         await model.close()
-
-
-async def _alive(request: web.Request) -> web.StreamResponse:
-    return json_response({"status": "alive"})
 
 
 @web.middleware

@@ -67,6 +67,7 @@ async def test_many_askers_hear_their_own_answers() -> None:
     stub = Stub()
     engine = Engine(stub, replace(ROOMY, answering=10, batch=5))
     jobs = [engine.ask(prompt(name, most=name % 7 + 1), user=str(name % 4)) for name in range(40)]
+    assert engine.problem == ""
     for name, news in enumerate(await asyncio.gather(*map(hear_out, jobs))):
         assert news == [*range(100 * name + 1, 100 * name + 2 + name % 7), "length"]
     await engine.close()
@@ -161,6 +162,7 @@ async def test_where_no_new_worker_can_be_made_everybody_is_told() -> None:
         assert error.remedy
     with pytest.raises(ModelError, match="no room for another one"):
         engine.ask(prompt(3), user="u")
+    assert "no room for another one" in engine.problem
     wedge.free()
     await engine.close()
 

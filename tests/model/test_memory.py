@@ -159,7 +159,12 @@ def test_what_is_named_instead_does_fit(
         assert "more memory" in str(refusal.remedy)
         assert not budget.most_users("int4", min(context, 256))
         return
-    assert refusal.remedy == f"what fits: {nearest}"
+    assert str(refusal.remedy).startswith(f"what fits: {nearest}")
+    for_all = budget.for_all(wanted)
+    if for_all is not None:
+        assert budget.holds(for_all)
+        assert (for_all.users, for_all.context) == (users, context)
+        assert str(refusal.remedy).endswith(str(for_all))
     again = budget.plan(nearest.storage, nearest.context, nearest.users)
     assert again == nearest
     assert again.fits_users == nearest.users <= users
@@ -179,12 +184,13 @@ def test_unknown_memory_gives_pages_for_all() -> None:
     assert memory.Budget(FULL, 10**9, torch.float16).most_users("int8", 1000) is None
 
 
-def test_every_user_adds_logits_and_a_row_of_activations() -> None:
-    one, many = (
+def test_every_answer_of_a_step_adds_logits_and_a_row_of_activations() -> None:
+    one, many, most, more = (
         memory.plan(SMALL, 0, dtype=torch.float32, storage="int8", context=64, users=users).workspace
-        for users in (1, 11)
+        for users in (1, 11, memory.BATCH, 10**9)
     )
     assert many - one == 10 * (4 * (10 * 64 + 2 * 256) + 8 * SMALL.vocab_size)
+    assert most == more
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,9 @@ def test_too_many_users_are_refused_with_how_many_fit(kv: str, fits: int, name: 
     assert table(done)[f"KV cache, {name}"].endswith(f"; {fits} fit")
     [line] = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert line.endswith(f"; what fits: {fits} users of 1,024 tokens with a KV cache in {name}")
+    told = "users of 1,024 tokens with a KV cache in"
+    assert line.endswith(f"; what fits: {fits} {told} {name}, or 50 {told} int4")
+    assert plan("--vram", 12, "--context", 1024, "--kv", "int4", "--users", 50).exit_code == 0
     assert plan(*words, "--users", fits).exit_code == 0
     assert plan(*words, "--users", fits + 1).exit_code == 1
 
@@ -88,7 +90,7 @@ def test_weights_that_do_not_fit_are_told_so() -> None:
 def test_without_a_card_it_plans_for_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda device: 10**10)
     found = table(plan())
-    assert found["memory"] == "10.00 GB available"
+    assert found["memory"] == "6.77 GB of 10.00 GB available: what a bot takes without model.memory"
     assert found["KV cache, fp16"].startswith("939.52 MB for 1 user of 2,048 tokens; ")
     monkeypatch.setattr(memory, "available", lambda device: None)
     done = plan("--users", 1000)

@@ -354,3 +354,9 @@ def test_a_renewed_one_answers_the_same_from_pages_of_its_own(plain: LanguageMod
     assert new.pages is not runner.pages
     assert new.pages.free == PAGES
     assert answer_of(new, prompt) == alone(plain, prompt)
+
+
+def test_a_cache_that_the_system_has_no_memory_for_is_refused_with_what_to_do(plain: LanguageModel) -> None:
+    with pytest.raises(ModelError, match=r"no memory for 1099511627776 pages") as refused:
+        ChatGLMRunner.of(plain, 1 << 40)
+    assert "model.memory" in refused.value.remedy

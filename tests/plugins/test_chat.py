@@ -13,7 +13,10 @@ from structlog.testing import capture_logs
 
 from bot import ModelBusy, ModelError
 from bot.testing import BotTester
-from model import serial
+from model import load, serial
+from model.batched import BatchedModel
+from model.random_model import make_random
+from model.scheduler import Limits
 from model.types import Delta, GenerationParams, PromptTooLong, Turn, prompt_room
 from plugins.chat.plugin import plugin
 
@@ -97,6 +100,26 @@ async def test_who_finds_the_line_full_is_told_when_to_come_back(
     backend.let_go.set()
     assert (await first).text == "ok"
     assert re.search(r"有点多，请大约 \d+ 秒后再试", refused)
+
+
+@pytest.mark.parametrize("session", ["user-in-chat", "chat"])
+async def test_a_flooded_group_does_not_keep_a_private_chat_waiting(
+    bot: BotTester, tmp_path: Path, session: str
+) -> None:
+    """By one member, or by all where a group is one talk: it is one user of the model among others."""
+    make_random(tmp_path / "tiny")
+    limits = Limits(pages=100, answering=1, batch=1, of_user=2)
+    loaded = load(tmp_path / "tiny", device="cpu", max_context=256)
+    bot.model = BatchedModel(loaded, limits, max_new_tokens=8)  # type: ignore[assignment]
+    bot.configure(groups={"respond": "all", "session": session})
+    members = [bot.group("g").user("u1" if session == "user-in-chat" else f"u{n}") for n in range(30)]
+    flood = [asyncio.create_task(member.say(f"第 {n} 个问题")) for n, member in enumerate(members)]
+    await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    answer = (await bot.private("p").say("你好")).text
+    assert answer
+    assert "再试" not in answer
+    assert sum(task.done() for task in flood) <= 5
+    await asyncio.gather(*flood)
 
 
 async def test_a_model_that_is_away_or_silent_is_admitted(bot: BotTester) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import numpy as np
+import numpy.typing as npt
 
 from model.http.server import ModelServer
 from model.types import Delta, GenerationParams, ModelBusy, Turn, Usage
@@ -27,6 +30,7 @@ class Talker:
 
     name = "fake-glm"
     max_context = 2048
+    problem = ""
 
     def __init__(self) -> None:
         self.says: list[str | Exception | None] = ["Hello", ", ", "世界🌏"]
@@ -75,6 +79,26 @@ class Talker:
         self.closed = True
 
 
+class Lengths:
+    """Turns a text into its length."""
+
+    name = "lengths"
+    dim = 3
+
+    def __init__(self) -> None:
+        self.threads: set[str] = set()
+        self.encoded = 0
+        self.held = threading.Event()
+        """Once it is cleared, the encoder waits until it is set again."""
+        self.held.set()
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        self.threads.add(threading.current_thread().name)
+        self.encoded += len(texts)
+        self.held.wait(10)
+        return np.array([[len(text), 0.1, -1] for text in texts], np.float32)
+
+
 @dataclass
 class Site:
     """A server and somebody who asks it."""
@@ -93,7 +117,7 @@ class Site:
             method or ("GET" if body is None else "POST"),
             self.server.url + path,
             data=body,
-            headers={**headers, **more},
+            headers={"Content-Type": "application/json", **headers, **more},
         ) as response:
             return response.status, await response.json(), dict(response.headers)
 

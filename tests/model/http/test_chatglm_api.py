@@ -28,21 +28,35 @@ async def test_the_answer_has_the_fields_and_bytes_of_the_original(site: Site, t
     assert (talker.calls[0].query, talker.calls[0].history) == ("在吗", (Turn("q", "a"),))
 
 
+@pytest.fixture
+async def site(serve: Any) -> Site:
+    """Its answers may be as long as the context."""
+    made: Site = await serve(max_new_tokens=2048)
+    return made
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {},
         {"history": None, "max_length": None, "top_p": None, "temperature": None},
         {"history": [], "max_length": 0, "top_p": 0, "temperature": 0},
+        {"history": "", "max_length": False, "top_p": {}, "temperature": ""},
     ],
 )
-async def test_null_and_zero_are_defaults(site: Site, talker: Talker, fields: dict[str, Any]) -> None:
+async def test_what_is_false_is_a_default(site: Site, talker: Talker, fields: dict[str, Any]) -> None:
     status, body, _ = await site.ask("/", {"prompt": "one two", **fields})
     assert status == 200
     assert body["history"] == [["one two", body["response"]]]
     params = talker.calls[0].params
     assert (params.temperature, params.top_p) == (0.95, 0.7)
     assert params.max_new_tokens == 2048 - 2 - 2
+
+
+async def test_the_type_of_a_body_does_not_matter(site: Site) -> None:
+    """`curl -d` calls it a form."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await site.ask("/", {"prompt": "hi"}, **form))[0] == 200
 
 
 async def test_max_length_counts_the_prompt(site: Site, talker: Talker) -> None:

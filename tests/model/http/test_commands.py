@@ -63,6 +63,10 @@ def test_elsewhere_serving_needs_a_key_before_anything_is_loaded(glmbot: Glmbot)
     glmbot("key", "new", "shop")
     assert "nowhere: there is no such file" in glmbot("serve", "nowhere", "--host", "0.0.0.0").stderr
     assert "chatglm-6b: there is no such file" in glmbot("serve").stderr
+    for empty in ("", " "):
+        assert (
+            "an API key is empty: anybody could ask" in glmbot("serve", "nowhere", "--api-key", empty).stderr
+        )
     assert "has no name; write NAME=PATH" in glmbot("serve", "nowhere", "--prefix", "p.bin").stderr
 
 

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
-from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from structlog.testing import capture_logs
 
 from model.http import cli
-from tests.model.http.talker import Site, error_of
+from tests.model.http.talker import Lengths, Site, Talker, error_of, until
 
 PATH = "/v1/embeddings"
-
-
-class Lengths:
-    """Turns a text into its length."""
-
-    name = "lengths"
-    dim = 3
-
-    def __init__(self) -> None:
-        self.threads: set[str] = set()
-
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        self.threads.add(threading.current_thread().name)
-        return np.array([[len(text), 0.1, -1] for text in texts], np.float32)
 
 
 @pytest.fixture
@@ -58,6 +43,33 @@ async def test_texts_become_numbers_in_their_order(site: Site, lengths: Lengths)
         "usage": {"prompt_tokens": 3, "total_tokens": 3},
     }
     assert threading.main_thread().name not in lengths.threads
+
+
+async def test_many_texts_keep_their_order(site: Site) -> None:
+    texts = ["x" * (number % 7 + 1) for number in range(200)]
+    _, body, _ = await site.ask(PATH, {"model": "lengths", "input": texts})
+    assert [one["index"] for one in body["data"]] == list(range(200))
+    assert [one["embedding"][0] for one in body["data"]] == list(map(len, texts))
+
+
+async def test_a_long_list_holds_up_nobody_who_talks_and_ends_when_its_asker_leaves(
+    site: Site, lengths: Lengths, talker: Talker
+) -> None:
+    lengths.held.clear()
+    body = {"model": "lengths", "input": ["a"] * 2000}
+    asked = [asyncio.create_task(site.ask(PATH, body)) for _ in range(8)]
+    await until(lambda: lengths.encoded > 0)
+    assert [(await site.chat())[0] for _ in range(10)] == [200] * 10
+    answer = await site.ask(PATH, body)
+    assert answer[0] == 429
+    assert error_of(answer)["code"] == "model_busy"
+    for one in asked:
+        one.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    await asyncio.sleep(0.05)
+    lengths.held.set()
+    assert (await site.ask(PATH, {"model": "lengths", "input": "a"}))[0] == 200
+    assert lengths.encoded < 8 * 2000
 
 
 async def test_base64_is_little_endian_float32(site: Site) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import os
 import stat
+import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -47,7 +49,7 @@ def test_keys_are_created_listed_and_revoked(file: Path) -> None:
     assert len(tokens) == 3
     keys.revoke("b")
     assert [key.name for key in keys.read()] == ["a", "c-1.x_"]
-    assert list(file.parent.iterdir()) == [file]
+    assert {path.name for path in file.parent.iterdir()} == {"keys.json", ".keys.json.lock"}
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "-a", "a b", "a\n", "店", "x" * 65])
@@ -87,7 +89,28 @@ def test_a_failed_write_leaves_the_file_as_it_was(file: Path, monkeypatch: pytes
     with pytest.raises(ModelError, match="cannot be written: No space left"):
         keys.create("b")
     assert file.read_bytes() == before
-    assert list(file.parent.iterdir()) == [file]
+    assert {path.name for path in file.parent.iterdir()} == {"keys.json", ".keys.json.lock"}
+
+
+def test_commands_at_the_same_time_do_not_undo_each_other(file: Path) -> None:
+    KeyFile(file).create("leaked")
+    code = "import sys, pathlib, model.http.keys as keys; file = keys.KeyFile(pathlib.Path(sys.argv[1]))"
+    commands = [f"file.create('new{number}')" for number in range(5)] + ["file.revoke('leaked')"]
+    running = [subprocess.Popen([sys.executable, "-c", f"{code}; {command}", file]) for command in commands]
+    assert [process.wait(60) for process in running] == [0] * len(commands)
+    assert sorted(key.name for key in KeyFile(file).read()) == [f"new{number}" for number in range(5)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights of POSIX")
+def test_who_could_read_the_file_still_can_and_a_link_stays_one(file: Path, tmp_path: Path) -> None:
+    real = tmp_path / "real.json"
+    file.symlink_to(real)
+    KeyFile(real).create("a")
+    real.chmod(0o640)
+    KeyFile(file).create("b")
+    assert file.is_symlink()
+    assert [key.name for key in KeyFile(real).read()] == ["a", "b"]
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
 
 
 def test_a_folder_that_is_missing_is_said(tmp_path: Path) -> None:
@@ -110,7 +133,7 @@ def test_all_keys_are_compared_in_constant_time(file: Path, monkeypatch: pytest.
         return bool(compare(one, other))
 
     monkeypatch.setattr(hmac, "compare_digest", spy)
-    for token, name in ((tokens[0], "a"), (tokens[2], "c"), ("given", "given-1"), ("none", None)):
+    for token, name in ((tokens[0], "a"), (tokens[2], "c"), ("given", "--api-key 1"), ("none", None)):
         compared.clear()
         found = keys.find(token)
         assert (found and found.name) == name
@@ -126,6 +149,36 @@ def test_a_file_that_breaks_leaves_the_keys_as_they_were(file: Path) -> None:
         assert keys.find(token) is not None
         assert keys.find("other") is None
     assert [entry["event"] for entry in logs] == ["API keys stay as they were"]
+
+
+def test_a_file_that_could_not_be_read_for_a_while_is_read_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the very same file: what is wrong need not be in it."""
+    token = KeyFile(file).create("leaked")
+    keys = Keys(file=file)
+    KeyFile(file).revoke("leaked")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", _too_many_files)
+        with capture_logs() as logs:
+            assert keys.find(token)
+            assert keys.find(token)
+        assert len(logs) == 1
+    assert not keys.find(token)
+
+
+def _too_many_files(path: Path) -> bytes:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_given_keys_are_nobody_elses(file: Path) -> None:
+    keys = Keys(["one", "two"], file)
+    first, second = keys.find("one"), keys.find("two")
+    assert first
+    assert second
+    assert first.name != second.name
+    with pytest.raises(ModelError):
+        KeyFile(file).create(first.name)
 
 
 def test_once_there_was_a_key_one_is_needed(file: Path) -> None:

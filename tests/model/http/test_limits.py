@@ -121,16 +121,47 @@ async def test_refused_requests_cost_no_tokens(limited: tuple[Site, str, str], t
 
 async def test_who_leaves_pays_for_what_was_said(limited: tuple[Site, str, str], talker: Talker) -> None:
     site, _, key = limited
-    talker.says = ["x"] * 40 + [None]
+    talker.says = ["x "] * 40 + [None]
     headers = {"Authorization": f"Bearer {key}"}
     url = site.server.url + "/v1/chat/completions"
     async with site.client.post(url, json=chat_body(stream=True, max_tokens=99), headers=headers) as response:
         read = b""
-        while read.count(b'"content":"x"') < 40:
+        while read.count(b'"content":"x "') < 40:
             read += await response.content.readany()
         response.close()
     await until(lambda: talker.open == 0)
     await asyncio.sleep(0.01)
     talker.says = ["a"]
-    assert (await site.chat(key, max_tokens=70))[0] == 429
+    assert (await site.chat(key, max_tokens=57))[0] == 429  # the prompt was read: 40 + 2 tokens, and 2 again
     assert (await site.chat(key, max_tokens=50))[0] == 200
+
+
+async def test_no_more_is_reserved_than_can_be_used(serve: Any, tmp_path: Path, talker: Talker) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    key = file.create("shop", tokens_per_minute=100)
+    site = await serve(keys=Keys(file=file.path), max_new_tokens=40)
+    talker.says = ["a", None]
+    first = asyncio.create_task(site.chat(key, max_tokens=10_000))
+    await until(lambda: talker.open == 1)
+    second = asyncio.create_task(site.ask("/", {"prompt": "hi"}, key=key))
+    await until(lambda: talker.open == 2)
+    assert (await site.chat(key))[0] == 429
+    talker.release.set()
+    assert (await first)[0] == (await second)[0] == 200
+
+
+async def test_a_key_is_one_user_who_asks_a_few_things_at_a_time(serve: Any, talker: Talker) -> None:
+    """The model takes two of a user; the others of the key wait for those, up to a limit."""
+    site = await serve(keys=Keys(["shop"]), max_per_key=5)
+    talker.of_user = 2
+    talker.says = [None, "a"]
+    asked = [asyncio.create_task(site.chat("shop", user=f"u{number}")) for number in range(5)]
+    await until(lambda: talker.open == 2)
+    await asyncio.sleep(0.05)
+    answer = await site.chat("shop")
+    assert answer[0] == 429
+    assert error_of(answer)["code"] == "model_busy"
+    assert int(answer[2]["Retry-After"]) >= 1
+    talker.release.set()
+    assert [(await one)[0] for one in asked] == [200] * 5
+    assert {call.user for call in talker.calls} == {"--api-key 1"}

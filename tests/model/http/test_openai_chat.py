@@ -9,8 +9,11 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from pydantic import ValidationError
 from structlog.testing import capture_logs
 
+from model.http import TIMEOUT
+from model.http.bodies import Body, ChatBody, GlmBody
 from model.http.faces import Faces
 from model.types import (
     GenerationParams,
@@ -160,10 +163,37 @@ async def test_what_is_not_said_or_null_is_a_default(serve: Any, talker: Talker)
     nothing = dict.fromkeys(("temperature", "top_p", "n", "seed", "stop", "max_tokens", "stream", "user"))
     for fields in ({}, nothing):
         assert (await site.chat(**fields))[0] == 200
-        assert talker.calls.pop().params == GenerationParams(max_new_tokens=33)
+        assert talker.calls.pop().params == GenerationParams(max_new_tokens=33, timeout=TIMEOUT)
     await site.chat(stop="END", max_tokens=10**9, temperature=1e-300)
     params = talker.calls.pop().params
-    assert (params.stop, params.max_new_tokens, params.temperature) == (("END",), talker.max_context, 0.0)
+    assert (params.stop, params.max_new_tokens, params.temperature) == (("END",), 33, 0.0)
+
+
+async def test_a_long_question_leaves_room_for_a_short_answer(site: Site, talker: Talker) -> None:
+    """Where the client says nothing; what it says is kept to."""
+    question = [{"role": "user", "content": "word " * 2000}]
+    assert (await site.chat(messages=question))[0] == 200
+    assert talker.calls.pop().params.max_new_tokens == 2048 - 2 - 2000
+    await site.chat(messages=question, max_tokens=300)
+    assert talker.calls.pop().params.max_new_tokens == 300
+
+
+@pytest.mark.parametrize(
+    "said", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16"]
+)
+async def test_a_body_that_says_it_is_something_else_is_415(site: Site, said: str) -> None:
+    answer = await site.ask("/v1/chat/completions", chat_body(), **{"Content-Type": said})
+    assert answer[0] == 415
+    assert said in error_of(answer)["message"]
+
+
+def test_one_wrong_item_of_a_list_is_enough() -> None:
+    """A megabyte of them would hold up everybody."""
+    chat: tuple[type[Body], dict[str, Any]] = (ChatBody, {"model": "m", "messages": [0] * 99})
+    for body, wrong in (chat, (GlmBody, {"prompt": "p", "history": [0] * 99})):
+        with pytest.raises(ValidationError) as caught:
+            body.model_validate_json(json.dumps(wrong))
+        assert caught.value.error_count() == 1
 
 
 async def test_n_answers_run_side_by_side_with_seeds_of_their_own(site: Site, talker: Talker) -> None:

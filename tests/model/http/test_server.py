@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -19,7 +21,7 @@ from model.http.faces import Faces, mount
 from model.http.keys import Keys
 from model.http.server import ModelServer, check_host, is_loopback, serve
 from model.types import ModelError
-from tests.model.http.talker import Site, Talker, error_of, until
+from tests.model.http.talker import Lengths, Site, Talker, chat_body, error_of, until
 
 
 def test_the_faces_need_no_torch() -> None:
@@ -118,6 +120,73 @@ async def test_mounted_elsewhere_a_key_is_always_needed(talker: Talker) -> None:
     ):
         assert response.status == 401
     await runner.cleanup()
+
+
+@pytest.fixture
+async def mounted(talker: Talker) -> AsyncIterator[Callable[..., Awaitable[Site]]]:
+    """Mounts the faces in somebody else's server; the parameters are those of `mount`."""
+    runners = list[web.AppRunner]()
+    sites = list[Site]()
+
+    async def start(model: Talker | None = talker, **options: Any) -> Site:
+        app = web.Application()
+        app.router.add_routes(mount(model, api_keys=["k"], **options))
+        runners.append(web.AppRunner(app, access_log=None))
+        await runners[-1].setup()
+        await web.TCPSite(runners[-1], "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runners[-1].addresses[0][1]}"
+        sites.append(Site(SimpleNamespace(url=url), aiohttp.ClientSession()))  # type: ignore[arg-type]
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        await site.client.close()
+    for runner in runners:
+        await runner.cleanup()
+
+
+async def test_mounted_elsewhere_the_root_is_the_others(
+    mounted: Callable[..., Awaitable[Site]], talker: Talker
+) -> None:
+    site = await mounted()
+    status, body, _ = await site.ask("/chatglm", {"prompt": "hi"}, key="k")
+    assert (status, body["status"]) == (200, 200)
+    async with site.client.post(site.server.url, json={"prompt": "hi"}) as response:
+        assert response.status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/nope", 404), ("DELETE", "/v1/models", 405), ("GET", "/v1/", 404)],
+)
+async def test_mounted_elsewhere_errors_are_openais_too(
+    mounted: Callable[..., Awaitable[Site]], method: str, path: str, status: int
+) -> None:
+    answer = await (await mounted()).ask(path, method=method)
+    assert answer[0] == status
+    error_of(answer)
+    assert ("Allow" in answer[2]) == (status == 405)
+
+
+async def test_without_a_model_there_are_embeddings(mounted: Callable[..., Awaitable[Site]]) -> None:
+    site = await mounted(None, encoder=Lengths())
+    status, body, _ = await site.ask("/v1/embeddings", {"model": "lengths", "input": "abc"}, key="k")
+    assert status == 200
+    assert body["usage"]["prompt_tokens"] == 3
+    _, listed, _ = await site.ask("/v1/models", key="k")
+    assert [model["id"] for model in listed["data"]] == ["lengths"]
+    for path, asked in (("/v1/chat/completions", chat_body()), ("/chatglm", {"prompt": "hi"})):
+        answer = await site.ask(path, asked, key="k")
+        assert answer[0] == 404
+        assert error_of(answer)["code"] == "no_model"
+        assert answer[2]["x-should-retry"] == "false"
+
+
+async def test_a_model_that_is_over_is_not_healthy(serve: Any, talker: Talker) -> None:
+    site = await serve()
+    talker.problem = "the model is stuck"
+    status, body, _ = await site.ask("/healthz")
+    assert (status, body["problem"]) == (503, "the model is stuck")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
