@@ -236,7 +236,7 @@ class Dispatch:
         """The message as its lane gets it: refused when it is too long or one too many."""
         if len(message.text) > MAX_TEXT:
             return Arrival(inbox_id, message, refusal="too_long")
-        if not message.to_me or message.event:
+        if not message.to_me or message.event or self._roles(message):
             return Arrival(inbox_id, message)
         wait = self._per_user.take(f"{message.bot}:{message.user.id}") if self._per_user else 0.0
         if self._per_group and message.chat.group:

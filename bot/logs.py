@@ -20,6 +20,7 @@ from structlog.contextvars import bound_contextvars, merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from bot.config import Config, StoreSettings
+from bot.personal_data import mask
 
 HIDDEN = "[hidden]"
 _HANDLER = "glmbot"
@@ -44,6 +45,22 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{HIDDEN}",
     ),
 )
+_EXACT = frozenset(
+    (
+        "chat",
+        "user",
+        "session",
+        "trace",
+        "delivery",
+        "message_id",
+        "actor",
+        "subject",
+        "timestamp",
+        "file",
+        "url",
+    )
+)
+"""What names things rather than tells: a number there that looks like a telephone's is none."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # terminals act on them; \t and \n stay
 
 
@@ -109,7 +126,9 @@ def bind_trace(trace: str, **labels: str) -> AbstractContextManager[None]:
 
 
 class Redactor:
-    """A log processor that hides secrets: under keys named like one, in known forms, by exact value."""
+    """A log processor that hides secrets (under keys named like one, in known forms, by exact value) and
+    what tells who a customer is.
+    """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         forms = {
@@ -139,7 +158,8 @@ class Redactor:
             return {self.text(str(name)): self._value(name, item) for name, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
             return [self._value(None, item) for item in value]
-        return self.text(value if isinstance(value, str) else repr(value))
+        text = self.text(value if isinstance(value, str) else repr(value))
+        return text if key in _EXACT else mask(text)
 
 
 def secret_values(config: Config) -> set[str]:

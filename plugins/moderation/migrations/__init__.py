@@ -1,0 +1,1 @@
+"""The moderation tables, revision by revision."""
