@@ -50,7 +50,7 @@ $(stamp):
 	fi; \
 	echo "Installing glmbot and everything it can use into .venv (the first time takes minutes: torch is large)"; \
 	rm -rf *.egg-info; \
-	$(BIN)/python -m pip install -c constraints.txt -e ".[model,dev,test]"; \
+	$(BIN)/python -m pip install -c constraints.txt -e ".[model,charts,dev,test]"; \
 	$(BIN)/glmbot --help >/dev/null; \
 	if [ -f $(native)/not_built.txt ]; then \
 	    echo "Warning: no native CPU library, models run slower: $$(cat $(native)/not_built.txt)" >&2; \

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bot.config_values import ConfigPath
     from bot.memory import Memory
     from bot.metrics import Metrics
+    from bot.scheduler import cron_trigger
     from bot.upkeep import FileState, Source, glance, keep_index
     from bot.workspace import Workspace, open_workspace, run_command
 
@@ -74,6 +75,7 @@ __all__ = [
     "User",
     "Workspace",
     "cooldown",
+    "cron_trigger",
     "glance",
     "group",
     "keep_index",
@@ -97,6 +99,7 @@ _LATER = {
     "Metrics": "bot.metrics",
     "Source": "bot.upkeep",
     "Workspace": "bot.workspace",
+    "cron_trigger": "bot.scheduler",
     "glance": "bot.upkeep",
     "keep_index": "bot.upkeep",
     "open_workspace": "bot.workspace",

@@ -60,6 +60,10 @@ class Channels:
             await connector.send(part)
         return bool(new)
 
+    def takes(self, chat: str, kind: str) -> bool:
+        """Whether a chat's platform takes attachments of a kind. Raises Undeliverable."""
+        return kind in self._find(chat)[0].capabilities.attachments
+
     async def failed(self, chat: str, *, key: str) -> bool:
         """Whether what was sent to a chat with this key failed for good. Raises StoreError."""
         return await OutboxTable(self._store).failed(f"{_digest(chat, key)}-0")

@@ -47,7 +47,7 @@ class Reply:
     `source`/`sources` name what it rests on, `feedback` offers thumbs, `choices` offers follow-up
     questions (buttons where the platform has them), `markdown` says the text is CommonMark.
     `attachments` follow the text. `miss` says that it does not answer what was asked, for nobody knew;
-    `model` and `prefix` name what wrote it.
+    `model` and `prefix` name what wrote it. `hand_over` asks for people to take the talk, and says why.
     """
 
     text: str
@@ -61,6 +61,7 @@ class Reply:
     miss: bool = False
     model: str = ""
     prefix: str = ""
+    hand_over: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be sent, where the handler is still to blame. Raises TypeError."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from bot.cli import config, db, plugin, service, user
+from bot.cli import audit, config, db, plugin, service, user
 from bot.errors import BotError, ConfigError, DataError, ModelError
 
 GROUP = "glmbot.commands"
@@ -67,6 +67,7 @@ app = typer.Typer(
 app.command()(service.run)
 app.command()(service.chat)
 app.command()(service.doctor)
+app.command()(audit.audit)
 app.add_typer(config.app, name="config")
 app.add_typer(plugin.app, name="plugin")
 app.add_typer(user.app, name="user")

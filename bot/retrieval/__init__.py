@@ -13,6 +13,7 @@ from bot.retrieval.entry import Entry, Hit
 if TYPE_CHECKING:
     from bot.retrieval.dense import Encoder, load_encoder
     from bot.retrieval.extract import best_sentences
+    from bot.retrieval.groups import group
     from bot.retrieval.index import Index
     from bot.retrieval.text import exact_key, is_cjk, normalise, sentences
 
@@ -23,6 +24,7 @@ __all__ = [
     "Index",
     "best_sentences",
     "exact_key",
+    "group",
     "is_cjk",
     "load_encoder",
     "normalise",
@@ -34,6 +36,7 @@ _HOMES = {
     "Index": "index",
     "best_sentences": "extract",
     "exact_key": "text",
+    "group": "groups",
     "is_cjk": "text",
     "load_encoder": "dense",
     "normalise": "text",

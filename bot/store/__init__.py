@@ -1,9 +1,9 @@
 """The core's tables and the machinery plugins with tables build on."""
 
-from bot.store.audit import Audit
+from bot.store.audit import TERMINAL, Audit
 from bot.store.base import Base
 from bot.store.engine import Step, Store
 from bot.store.history import History, Round
 from bot.store.tally import Count, Tally
 
-__all__ = ["Audit", "Base", "Count", "History", "Round", "Step", "Store", "Tally"]
+__all__ = ["TERMINAL", "Audit", "Base", "Count", "History", "Round", "Step", "Store", "Tally"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -66,7 +67,10 @@ _CHAT_MOVED = (
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of a talk with where its answer came from."""
+    """One round of a talk with where its answer came from; `miss`: nobody knew one.
+
+    plugin: who answered, "" where nobody did; trace: that of the message; model, prefix: what wrote it.
+    """
 
     inbox_id: int
     question: str
@@ -74,6 +78,13 @@ class Round:
     sources: tuple[str, ...]
     created_at: float
     vote: int | None = None
+    session: str = ""
+    plugin: str = ""
+    confidence: float | None = None
+    trace: str = ""
+    model: str = ""
+    prefix: str = ""
+    miss: bool = False
 
 
 def trim(rounds: Sequence[Turn], budget: int, count: Callable[[str], int]) -> list[Turn]:
@@ -119,31 +130,17 @@ class History:
 
     async def rounds(self, session: str, limit: int) -> list[Round]:
         """The newest rounds of a session, oldest first."""
-        rows = await self._store.read(
-            select(HistoryRow)
-            .with_only_columns(
-                HistoryRow.inbox_id,
-                HistoryRow.question,
-                HistoryRow.answer,
-                HistoryRow.sources,
-                HistoryRow.created_at,
-                HistoryRow.vote,
-            )
-            .where(HistoryRow.session == session)
-            .order_by(HistoryRow.id.desc())
-            .limit(limit)
+        newest = select(*_COLUMNS).where(HistoryRow.session == session)
+        rows = await self._store.read(newest.order_by(HistoryRow.id.desc()).limit(limit))
+        return [_round(row) for row in reversed(rows)]
+
+    async def round(self, connector: str, user: str, inbox_id: int) -> Round | None:
+        """A user's round by the message that it answers; None where it is another's, or forgotten."""
+        mine = select(*_COLUMNS).where(
+            HistoryRow.inbox_id == inbox_id, HistoryRow.connector == connector, HistoryRow.user == user
         )
-        return [
-            Round(
-                row.inbox_id,
-                row.question,
-                row.answer,
-                tuple(row.sources.split("\n")) if row.sources else (),
-                row.created_at,
-                row.vote,
-            )
-            for row in reversed(rows)
-        ]
+        rows = await self._store.read(mine)
+        return _round(rows[0]) if rows else None
 
     async def clear(self, session: str) -> int:
         """Forget a session; returns the number of rounds, commands not counted."""
@@ -182,3 +179,11 @@ class History:
         """Remove up to `limit` rounds made before a unix time; returns their number."""
         old = select(HistoryRow.id).where(HistoryRow.created_at < before).limit(limit)
         return await self._store.execute(delete(HistoryRow).where(HistoryRow.id.in_(old)))
+
+
+_COLUMNS = tuple(getattr(HistoryRow, name) for name in Round.__slots__)
+
+
+def _round(row: Any) -> Round:
+    values = {name: getattr(row, name) for name in Round.__slots__}
+    return Round(**{**values, "sources": tuple(row.sources.split("\n")) if row.sources else ()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Float, Index, Integer, String, delete, func, select
+from sqlalchemy import ColumnElement, Float, Index, Integer, String, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -85,22 +85,27 @@ class Tally:
 
         chats: None is all of them. most: labels at most. Raises StoreError.
         """
-        wanted = [
-            TallyRow.measure == measure,
-            TallyRow.quarter >= int(since // QUARTER),
-            TallyRow.quarter < int(until // QUARTER),
-        ]
-        if chats is not None:
-            wanted.append(TallyRow.chat.in_(chats))
         count = func.sum(TallyRow.count)
         rows = await self._store.read(
             select(TallyRow.label, count.label("n"), func.sum(TallyRow.total).label("amount"))
-            .where(*wanted)
+            .where(*_within(measure, since, until, chats))
             .group_by(TallyRow.label)
             .order_by(count.desc(), TallyRow.label)
             .limit(most)
         )
         return [Count(row.label, int(row.n), float(row.amount)) for row in rows]
+
+    async def times(
+        self, measure: str, since: float, until: float, *, chats: Collection[str] | None = None
+    ) -> list[tuple[float, int]]:
+        """(begin of the quarter, count) of a measure, in order; parameters as those of `sums`."""
+        rows = await self._store.read(
+            select(TallyRow.quarter, func.sum(TallyRow.count).label("n"))
+            .where(*_within(measure, since, until, chats))
+            .group_by(TallyRow.quarter)
+            .order_by(TallyRow.quarter)
+        )
+        return [(row.quarter * float(QUARTER), int(row.n)) for row in rows]
 
     async def expire(self, before: float, limit: int = 2000) -> int:
         """Remove up to `limit` counts of before a unix time; returns their number."""
@@ -109,3 +114,14 @@ class Tally:
         if last is None:
             return 0
         return await self._store.execute(delete(TallyRow).where(TallyRow.quarter <= last))
+
+
+def _within(
+    measure: str, since: float, until: float, chats: Collection[str] | None
+) -> list[ColumnElement[bool]]:
+    wanted: list[ColumnElement[bool]] = [
+        TallyRow.measure == measure,
+        TallyRow.quarter >= int(since // QUARTER),
+        TallyRow.quarter < int(until // QUARTER),
+    ]
+    return wanted if chats is None else [*wanted, TallyRow.chat.in_(chats)]

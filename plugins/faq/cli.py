@@ -12,18 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bot import DataError, Workspace, open_workspace, run_command
+from plugins.faq import learning_cli
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bot.retrieval import Entry, Index
-    from plugins.faq.plugin import Config
+    from plugins.faq.base import Config
 
 app = typer.Typer(help="Import, export and try out FAQ entries.", no_args_is_help=True)
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file (default: ./config.yaml).")
 ]
 Format = Literal["yaml", "csv", "xlsx"]
+for _command in (
+    learning_cli.unanswered,
+    learning_cli.candidates,
+    learning_cli.approve,
+    learning_cli.edit,
+    learning_cli.reject,
+):
+    app.command()(_command)
 
 
 @app.command("import")
@@ -72,9 +81,9 @@ def try_out(
 async def _import(files: Sequence[Path], config: Path | None, replace: bool) -> int:
     from rich.progress import track
 
+    from plugins.faq.base import plugin
     from plugins.faq.files import read_file
     from plugins.faq.importing import import_records
-    from plugins.faq.plugin import plugin
     from plugins.faq.sync import sync
     from plugins.faq.tables import FaqTable
 
@@ -132,7 +141,7 @@ async def _test(question: str | None, file: Path | None, config: Path | None) ->
 
 async def _entries(config: Path | None) -> tuple[list[Entry], Config, Workspace]:
     """What the bot would serve. Raises DataError for the last file in disorder after telling all of them."""
-    from plugins.faq.plugin import plugin
+    from plugins.faq.base import plugin
     from plugins.faq.sync import sync
     from plugins.faq.tables import FaqTable
 
@@ -147,7 +156,7 @@ async def _entries(config: Path | None) -> tuple[list[Entry], Config, Workspace]
 
 
 def _settings(work: Workspace) -> Config:
-    from plugins.faq.plugin import Config
+    from plugins.faq.base import Config
 
     assert isinstance(work.config, Config)
     return work.config

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 
 from bot.retrieval import Entry
+from bot.store import Tally
 from plugins.faq.entries import Doubles, Record
 from plugins.faq.tables import IMPORTED, FaqTable
 
@@ -42,7 +44,19 @@ async def import_records(
     fresh = [record.entry for _, record in records]
     order = {key: position for position, key in enumerate(before)}
     merged = sorted([*kept.values(), *fresh], key=lambda entry: order.get(entry.id, len(order)))
-    await table.write({IMPORTED: merged})
+    now = time()
+    noted = [
+        Tally.add(now, "", "changed", f"{'~' if entry.id in before else '+'}{entry.texts[0]}")
+        for entry in fresh
+        if not _same(before.get(entry.id), entry)
+    ]
+    if replace:
+        noted += [
+            Tally.add(now, "", "changed", f"-{entry.texts[0]}")
+            for key, entry in before.items()
+            if key not in coming
+        ]
+    await table.write({IMPORTED: merged}, noted=noted)
     new = sum(entry.id not in before for entry in fresh)
     same = sum(_same(before.get(entry.id), entry) for entry in fresh)
     removed = len(before.keys() - coming) if replace else 0

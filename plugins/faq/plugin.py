@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
-
-from bot import Background, ConfigPath, Message, Plugin, Reply, Session, keep_index, to_me, unasked
+from bot import Background, Message, Reply, Session, keep_index, to_me, unasked
 from bot.retrieval import Hit, Index
 from bot.store import Store
+from plugins.faq import learning_commands as learning_commands  # which register themselves
+from plugins.faq.base import Config, plugin
 from plugins.faq.sync import FaqSource
 from plugins.faq.tables import FaqTable
 
@@ -22,22 +20,6 @@ NEAR_MISS = 0.7
 RIVAL = 0.85
 """Further entries are offered with at least this part of the best one's score."""
 OFFERED = 3
-
-
-class Config(BaseModel, extra="forbid"):
-    """The files with the entries, and the confidence from which one is given as the answer."""
-
-    files: list[ConfigPath] = [Path("faq.yaml")]
-    threshold: Literal["auto"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "auto"
-
-
-plugin = Plugin(
-    "faq",
-    config=Config,
-    help="answers from the FAQ",
-    tables=Path(__file__).parent / "migrations",
-    index="faq",
-)
 
 
 @plugin.startup

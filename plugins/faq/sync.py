@@ -7,11 +7,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import time
 
 import structlog
 
 from bot import DataError, FileState, glance
 from bot.retrieval import Entry
+from bot.store import Step, Tally
 from plugins.faq.entries import Doubles, Record
 from plugins.faq.files import read_file
 from plugins.faq.tables import IMPORTED, FaqTable
@@ -50,7 +52,7 @@ async def sync(table: FaqTable, files: Sequence[Path], *, commit: bool = True) -
             reads[str(file)] = await asyncio.to_thread(_read, file, known.get(str(file)))
         except DataError as error:
             problems.append(error)
-    stored = await table.by_origin()
+    stored = before = await table.by_origin()
     gone = (stored.keys() | known.keys()) - {IMPORTED, *map(str, files)}
     stored = {origin: entries for origin, entries in stored.items() if origin not in gone}
     fresh, doubled = await asyncio.to_thread(_without_doubles, stored, reads)
@@ -61,9 +63,26 @@ async def sync(table: FaqTable, files: Sequence[Path], *, commit: bool = True) -
     }
     wrote = commit and bool(fresh or gone or states)
     if wrote:
-        await table.write(fresh, files=states, gone=gone)
+        await table.write(fresh, files=states, gone=gone, noted=_changes(before, {**stored, **fresh}))
     entries = [entry for group in {**stored, **fresh}.values() for entry in group]
     return Synced(entries, problems + doubled, wrote)
+
+
+def _changes(before: Mapping[str, Sequence[Entry]], after: Mapping[str, Sequence[Entry]]) -> list[Step]:
+    """Counts what is new, changed and gone, by its question."""
+    old = {entry.id: entry for entries in before.values() for entry in entries}
+    new = {entry.id: entry for entries in after.values() for entry in entries}
+    names = [
+        *(f"+{entry.texts[0]}" for key, entry in new.items() if key not in old),
+        *(f"~{entry.texts[0]}" for key, entry in new.items() if key in old and _differ(old[key], entry)),
+        *(f"-{entry.texts[0]}" for key, entry in old.items() if key not in new),
+    ]
+    now = time()
+    return [Tally.add(now, "", "changed", name) for name in names]
+
+
+def _differ(old: Entry, entry: Entry) -> bool:
+    return (old.texts, old.answer) != (entry.texts, entry.answer)
 
 
 def _read(file: Path, known: FileState | None) -> _Read:

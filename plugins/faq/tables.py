@@ -26,7 +26,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from bot import FileState
 from bot.retrieval import Entry
-from bot.store import Base, Store
+from bot.store import Base, Step, Store
 
 PAGE = 1_000
 """Rows read or written at once: more would hold up the event loop, and messages that are to be stored."""
@@ -121,8 +121,9 @@ class FaqTable:
         *,
         files: Mapping[str, FileState] | None = None,
         gone: Collection[str] = (),
+        noted: Sequence[Step] = (),
     ) -> None:
-        """Make these the entries of their origins, note files' states, drop what is gone.
+        """Make these the entries of their origins, note files' states, drop what is gone; `noted` comes last.
 
         Only the difference is written, in pieces between which messages are taken. The states come last:
         what a crash leaves in pieces counts as unread, and is written anew.
@@ -142,7 +143,7 @@ class FaqTable:
         left = list(wanted.values())
         for start in range(0, len(left), PAGE):
             await self._replace([_row(*place) for place in left[start : start + PAGE]])
-        await self._put_states(states, gone)
+        await self._put_states(states, gone, noted)
 
     async def _compare(self, wanted: dict[str, _Place], origins: Collection[str]) -> list[str]:
         """Take out of `wanted` what stands there already; returns the ids of rows that nobody wants."""
@@ -162,7 +163,9 @@ class FaqTable:
             await session.execute(delete(FaqEntryRow).where(FaqEntryRow.id.in_([row["id"] for row in rows])))
             await session.execute(insert(FaqEntryRow), [{**row, "changed_at": now} for row in rows])
 
-    async def _put_states(self, states: Mapping[str, FileState], gone: Collection[str]) -> None:
+    async def _put_states(
+        self, states: Mapping[str, FileState], gone: Collection[str], noted: Sequence[Step]
+    ) -> None:
         rows = [
             {"path": path, "digest": state.digest, "size": state.size, "mtime_ns": state.mtime_ns}
             for path, state in states.items()
@@ -171,6 +174,8 @@ class FaqTable:
             await session.execute(delete(FaqFileRow).where(FaqFileRow.path.in_({*states, *gone})))
             if rows:
                 await session.execute(insert(FaqFileRow), rows)
+            if noted:  # all of one statement
+                await session.execute(noted[0].statement, [row for step in noted for row in step.rows])
 
     async def _rows(self) -> AsyncIterator[Row[Any]]:
         """Every entry's row, in order, read by pages."""

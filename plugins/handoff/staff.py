@@ -39,6 +39,13 @@ async def tell(channels: Channels, chat: str, text: str, key: str) -> bool:
     return True
 
 
+async def tell_those(handoff: Handoff, channels: Channels, text: str, key: str) -> bool:
+    """Whether who works on a talk will get the text: who took it, else all staff chats."""
+    if handoff.agent_chat:
+        return await tell(channels, handoff.agent_chat, text, key)
+    return await tell_staff(channels, text, key)
+
+
 async def was_not_told(channels: Channels, key: str) -> bool:
     """Whether a text for the staff chats reached none of them, and never will."""
     return all([await channels.failed(chat, key=key) for chat in channels.staff])
@@ -51,7 +58,9 @@ def text_of(catalogue: Catalogue, handoff: Handoff, key: str, **fields: object) 
 
 
 class Lines:
-    """Passes on what customers say, one line per hand-over and LINE_EVERY; what comes meanwhile is joined."""
+    """Passes on what customers say: at once to who took the talk, to the staff chats one line per hand-over
+    and LINE_EVERY, what comes meanwhile being joined.
+    """
 
     def __init__(
         self, handoffs: Handoffs, channels: Channels, catalogue: Catalogue, background: Background
@@ -73,7 +82,7 @@ class Lines:
             waits = bool(handoff.unsaid)
             unsaid = "\n".join(filter(None, [handoff.unsaid, said]))[-_MOST:]
             handoff = await self._note(handoff, last_at=time(), unsaid=unsaid, heard=trace)
-            if time() - told.get(handoff.number, 0.0) >= LINE_EVERY:
+            if handoff.agent_chat or time() - told.get(handoff.number, 0.0) >= LINE_EVERY:
                 await self._tell(handoff)
             elif said and not waits:
                 self.tell_soon(handoff)
@@ -99,7 +108,7 @@ class Lines:
             return handoff
         self._handoffs.held.told[handoff.number] = time()
         text = text_of(self._catalogue, handoff, "handoff_message", text=handoff.unsaid)
-        told = await tell_staff(self._channels, text, f"handoff-{handoff.heard}")
+        told = await tell_those(handoff, self._channels, text, f"handoff-{handoff.heard}")
         return await self._note(handoff, unsaid="") if told else handoff
 
     async def _note(self, handoff: Handoff, **values: Any) -> Handoff:

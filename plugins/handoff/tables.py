@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Index, Integer, String, Text, bindparam, dele
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bot import Memory
-from bot.store import Base, Step, Store
+from bot.store import Base, Step, Store, Tally
 
 _OPEN = text("closed_at IS NULL")
 
@@ -40,6 +40,14 @@ class HandoffRow(Base):
     last_at: Mapped[float]
     unsaid: Mapped[str] = mapped_column(Text, default="")
     heard: Mapped[str] = mapped_column(String(32), default="")
+    grouped: Mapped[bool] = mapped_column(default=False)
+    reason: Mapped[str] = mapped_column(String(32), default="asked")
+    source: Mapped[str] = mapped_column(String(256), default="")
+    agent: Mapped[str] = mapped_column(String(256), default="")
+    agent_chat: Mapped[str] = mapped_column(String(256), default="")
+    taken_at: Mapped[float | None]
+    due_at: Mapped[float | None]
+    reminders: Mapped[int] = mapped_column(default=0)
     closed_at: Mapped[float | None]
     closed_by: Mapped[str] = mapped_column(String(256), default="")
     closed_trace: Mapped[str] = mapped_column(String(32), default="")
@@ -51,7 +59,9 @@ class Handoff:
 
     `number` is what staff call it; `by_platform`: the platform's own desk has it; `trace`: the message
     that asked for it; `asked_at` and `last_at` (the customer's last message) are unix times; `unsaid` is what
-    the customer said that staff are still to be told, up to message `heard`.
+    the customer said that staff are still to be told, up to message `heard`. `reason`: why, as it is counted;
+    `source`: what the answer before rested on; `agent` ("bot:user") took it in `agent_chat`, at `taken_at`;
+    somebody must by `due_at`, of which staff were reminded `reminders` times.
     """
 
     session: str
@@ -68,7 +78,25 @@ class Handoff:
     last_at: float
     unsaid: str = ""
     heard: str = ""
+    grouped: bool = False
+    reason: str = "asked"
+    source: str = ""
+    agent: str = ""
+    agent_chat: str = ""
+    taken_at: float | None = None
+    due_at: float | None = None
+    reminders: int = 0
     number: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody has taken it yet."""
+        return not self.agent and not self.by_platform
+
+    @property
+    def place(self) -> str:
+        """Where the customer is, as `Channels` names it."""
+        return f"{self.bot}:{self.chat}"
 
 
 @dataclass(slots=True)
@@ -88,7 +116,17 @@ class Held:
 
 _FIELDS = [name for name in Handoff.__slots__ if name != "number"]
 _COLUMNS = [getattr(HandoffRow, name) for name in _FIELDS]
-_CHANGING = ("last_at", "by_platform", "unsaid", "heard")
+_CHANGING = (
+    "last_at",
+    "by_platform",
+    "unsaid",
+    "heard",
+    "agent",
+    "agent_chat",
+    "taken_at",
+    "due_at",
+    "reminders",
+)
 _TOUCH = (
     update(HandoffRow)
     .where(HandoffRow.id == bindparam("row"))
@@ -136,26 +174,51 @@ class Handoffs:
             HandoffRow.session == wanted.session, HandoffRow.closed_at.is_(None)
         )
         async with self._store.session() as session:
-            row = await session.scalar(still_open) or HandoffRow(**values)
-            session.add(row)
+            row = await session.scalar(still_open)
+            if row is None:
+                row = HandoffRow(**values)
+                session.add(row)
+                for step in _begun(wanted):
+                    await session.execute(step.statement, list(step.rows))
             await session.flush()
         opened = self.open[wanted.session] = _handoff(row)
         return opened
 
-    async def change(self, handoff: Handoff, **values: Any) -> Handoff:
-        """Note other values of what may change, unless it was closed meanwhile."""
+    @property
+    def waiting(self) -> list[Handoff]:
+        """Those that nobody has taken, oldest first."""
+        return sorted((one for one in self.open.values() if one.waits), key=lambda one: one.number)
+
+    def numbered(self, number: int) -> Handoff | None:
+        """The open one of that number."""
+        return next((one for one in self.open.values() if one.number == number), None)
+
+    def of_agent(self, agent: str, chat: str) -> list[Handoff]:
+        """Those that somebody took in a chat."""
+        return [one for one in self.open.values() if (one.agent, one.agent_chat) == (agent, chat)]
+
+    async def take(self, handoff: Handoff, agent: str, chat: str, now: float, *steps: Step) -> Handoff:
+        """Somebody of the staff has it from now on. Raises StoreError."""
+        counted = [] if handoff.taken_at else [_counted(handoff, "taken", "", now)]
+        taken = {"agent": agent, "agent_chat": chat, "taken_at": handoff.taken_at or now, "due_at": None}
+        return await self.change(handoff, *counted, *steps, **taken)
+
+    async def change(self, handoff: Handoff, *steps: Step, **values: Any) -> Handoff:
+        """Note other values of what may change, unless it was closed meanwhile; commit `steps` with it."""
         known = self.current(handoff)
         if known is None:
             return handoff
         changed = self.open[handoff.session] = replace(known, **values)
         row = {f"new_{name}": getattr(changed, name) for name in _CHANGING}
-        await self._store.write(Step(_TOUCH, [{"row": handoff.number, **row}]))
+        await self._store.write(Step(_TOUCH, [{"row": handoff.number, **row}]), *steps)
         return changed
 
     async def close(self, handoff: Handoff, *, by: str, trace: str, now: float) -> None:
         """End a hand-over; `by` is who ended it, `trace` the message that told so."""
         row = {"row": handoff.number, "at": now, "who": by, "said": trace}
-        await self._store.write(Step(_CLOSE, [row]))
+        label = by if by in ("customer", "time", "nobody", "platform") else "agent"
+        counted = [_counted(handoff, "closed", label, now)] if self.current(handoff) is not None else []
+        await self._store.write(Step(_CLOSE, [row]), *counted)
         if self.current(handoff) is not None:
             del self.open[handoff.session]
         for times in (self.held.told, self.held.seen):
@@ -173,3 +236,16 @@ class Handoffs:
 
 def _handoff(row: Any) -> Handoff:
     return Handoff(**{name: getattr(row, name) for name in _FIELDS}, number=row.id)
+
+
+def _counted(handoff: Handoff, measure: str, label: str, now: float) -> Step:
+    """Counted where the customer is; the seconds since it was asked for are the amount."""
+    return Tally.add(now, handoff.place, measure, label, total=now - handoff.asked_at)
+
+
+def _begun(handoff: Handoff) -> list[Step]:
+    at, place = handoff.asked_at, handoff.place
+    return [
+        Tally.add(at, place, "escalated", handoff.reason),
+        Tally.add(at, place, "escalated_source", handoff.source),
+    ]

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import time
 
 import structlog
 
 from bot import DataError, FileState, glance
 from bot.retrieval import Entry
+from bot.store import Step, Tally
 from plugins.knowledge.documents import MAX_FILE, find_documents, read_document
 from plugins.knowledge.passages import passages
 from plugins.knowledge.tables import KnowledgeTable, Stored
@@ -111,8 +113,21 @@ async def sync(table: KnowledgeTable, folders: Sequence[Path]) -> Synced:
     ]
     wrote = bool(reading.documents or reading.touched or gone)
     if wrote:
-        await table.write(reading.documents, touched=reading.touched, gone=gone)
+        titles = {document.id: document.title for document in known.values()}
+        await table.write(
+            reading.documents,
+            touched=reading.touched,
+            gone=gone,
+            noted=[
+                *(_changed(f"-{titles[key]}") for key in gone),
+                *(_changed(f"{'~' if new.id in titles else '+'}{new.title}") for new, _ in reading.documents),
+            ],
+        )
     return Synced(problems + reading.problems, wrote)
+
+
+def _changed(name: str) -> Step:
+    return Tally.add(time(), "", "changed", name)
 
 
 class DocumentSource:

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from bot import FileState
 from bot.retrieval import Entry
-from bot.store import Base, Store
+from bot.store import Base, Step, Store
 
 PAGE = 1_000
 """Rows read or written at once: more would hold up the event loop, and messages that are to be stored."""
@@ -162,6 +162,7 @@ class KnowledgeTable:
         *,
         touched: Sequence[Stored] = (),
         gone: Collection[str] = (),
+        noted: Sequence[Step] = (),
     ) -> None:
         """Put in documents with (citation, text) passages, note `touched` files' new times, drop `gone` ids.
 
@@ -179,6 +180,9 @@ class KnowledgeTable:
             await self._write_short(batch)
         for start in range(0, len(touched), PAGE):
             await self._touch(touched[start : start + PAGE])
+        if noted:  # all of one statement
+            async with self._store.session() as session:
+                await session.execute(noted[0].statement, [row for step in noted for row in step.rows])
 
     async def _write_short(self, documents: Sequence[tuple[Stored, Sequence[tuple[str, str]]]]) -> None:
         ids = [document.id for document, _ in documents]

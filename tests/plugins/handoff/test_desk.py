@@ -6,8 +6,8 @@ import pytest
 
 from bot.inject import Call
 from bot.testing import BotTester
+from plugins.handoff import commands, staff, talks
 from plugins.handoff import plugin as module
-from plugins.handoff import staff
 from plugins.handoff.plugin import plugin
 from tests.plugins.handoff.desk import DeskConnector, echo
 
@@ -114,8 +114,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(staff, "time", clock)
+    for one in (module, staff, talks, commands):
+        monkeypatch.setattr(one, "time", clock)
     return clock
 
 
@@ -156,7 +156,7 @@ async def test_a_desk_that_does_not_tell_has_the_talk(
 
 async def run_schedule(bot: BotTester) -> None:
     app = await bot.app()
-    [plan] = [plan for plan in app.program.schedules if plan.handler.plugin == "handoff"]
+    [plan] = [plan for plan in app.program.schedules if plan.handler.function is module.tidy]
     await plan.run(Call())
 
 

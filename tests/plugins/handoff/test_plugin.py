@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from bot import ConfigError, Message, Plugin, Segment
 from bot.inject import Call
 from bot.testing import BotTester, Person
+from plugins.handoff import commands, staff, talks
 from plugins.handoff import plugin as module
-from plugins.handoff import staff
 from plugins.handoff.plugin import plugin
 from plugins.help.plugin import plugin as help_
 from tests.plugins.handoff.desk import PickyConnector, echo
@@ -32,8 +32,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(staff, "time", clock)
+    for one in (module, staff, talks, commands):
+        monkeypatch.setattr(one, "time", clock)
     return clock
 
 
@@ -294,7 +294,7 @@ async def test_what_is_no_duration_is_refused(bot_tester: BotTester, value: obje
 
 async def run_schedule(bot: BotTester) -> None:
     app = await bot.app()
-    [plan] = [plan for plan in app.program.schedules if plan.handler.plugin == "handoff"]
+    [plan] = [plan for plan in app.program.schedules if plan.handler.function is module.tidy]
     await plan.run(Call())
 
 

@@ -1,0 +1,1 @@
+"""The digest tables, revision by revision."""

@@ -1,0 +1,1 @@
+"""The feedback tables, revision by revision."""
