@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from time import time
 
-from bot import Answered, Background, DataError, Message, Session, role
+from bot import Answered, DataError, Message, Session, role
 from bot.retrieval import Index
 from bot.store import Audit, History, Step, Store
 from plugins.faq.approving import approve
@@ -96,7 +96,6 @@ async def take(
     session: Session,
     store: Store,
     index: Index,
-    background: Background,
     config: Config,
 ) -> str:
     """Make candidate `args` an entry, perhaps with another answer after its number."""
@@ -108,7 +107,8 @@ async def take(
         await approve(learning, table, candidate, f"{message.bot}:{message.user.id}", audit, answer)
     except DataError as error:
         return session.text("candidate_problem", problem=str(error))
-    background.start("learned", _take_up(index, FaqSource(table, config.files)))
+    entries, _ = await FaqSource(table, config.files).load()
+    await asyncio.to_thread(index.replace, entries)  # at once, not only when the table is looked at next
     return session.text("candidate_approved", number=number, id=candidate.entry_id)
 
 
@@ -149,12 +149,6 @@ async def tidy(store: Store) -> None:
 
 
 # -- the pieces ---------------------------------------------------------------------------------
-
-
-async def _take_up(index: Index, source: FaqSource) -> None:
-    """Index the entries at once, not only when they are looked at next."""
-    entries, _ = await source.load()
-    await asyncio.to_thread(index.replace, entries)
 
 
 async def _all_alike(learning: Learning, known: Unanswered, index: Index) -> list[str]:
