@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from time import monotonic
@@ -30,8 +32,15 @@ if TYPE_CHECKING:
 ENCODERS = "glmbot.encoders"
 """The entry-point group of what returns an encoder when it is called."""
 KEYS = Path("model-keys.json")
+VARIABLE = "GLMBOT_API_KEY"
 KeysOption = Annotated[
-    Path, typer.Option("--keys", metavar="FILE", help="API keys of `glmbot model key`; it need not exist.")
+    Path, typer.Option("--keys", metavar="FILE", help="Where the API keys are; `new` creates it.")
+]
+MadeKeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys", metavar="FILE", help=f"API keys of `glmbot model key` (default: {KEYS}, if it is there)."
+    ),
 ]
 Name = Annotated[str, typer.Argument(help="Letters, digits, dots, dashes, underscores.", metavar="NAME")]
 
@@ -53,12 +62,12 @@ def serve(
         list[str] | None,
         typer.Option(
             "--api-key",
-            envvar="GLMBOT_API_KEY",
+            envvar=VARIABLE,
             show_envvar=True,
             help="Who has it may ask; may be repeated. Others see it in the list of processes.",
         ),
     ] = None,
-    keys: KeysOption = KEYS,
+    keys: MadeKeysOption = None,
     name: Annotated[
         str | None, typer.Option("--name", help="What clients call the model (default: its own name).")
     ] = None,
@@ -90,8 +99,10 @@ def serve(
     from model.local import create
 
     log_to_stderr()
-    admitted = Keys(list(map(_given, api_key or ())), keys)
+    admitted = Keys(_given(api_key or ()), _made(keys))
     server.check_host(host, admitted)
+    if name is not None and not name.strip():
+        raise ModelError("--name is empty", remedy="leave it out for the model's own name")
     prefixes = dict(map(_named, prefix or ()))
     max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
     began = monotonic()
@@ -143,11 +154,11 @@ def new(
 
 
 @key.command("list")
-def list_keys(keys: KeysOption = KEYS) -> None:
+def list_keys(keys: MadeKeysOption = None) -> None:
     """Tell names, dates and limits."""
     from model.http.keys import KeyFile
 
-    found = KeyFile(keys).read()
+    found = KeyFile(_made(keys)).read()
     width = max((len(entry.name) for entry in found), default=0)
     for entry in found:
         limits = [
@@ -184,12 +195,17 @@ def load_encoder() -> Encoder | None:
     return None
 
 
-def _given(token: str) -> str:
-    """A key without blanks around it, as it comes in a request."""
-    if not token.strip():
-        remedy = "give one, or leave --api-key and GLMBOT_API_KEY out"
-        raise ModelError("an API key is empty: anybody could ask", remedy=remedy)
-    return token.strip()
+def _given(tokens: Sequence[str]) -> Sequence[str]:
+    """Those of --api-key or its variable; an empty variable is as unset to the command line, but not here."""
+    return tokens or ([""] if VARIABLE in os.environ else [])
+
+
+def _made(keys: Path | None) -> Path:
+    """The file that --keys names, which must be there, or else the usual one, which need not."""
+    if keys is not None and not os.path.exists(keys):
+        remedy = f"check the path, or create a key first: glmbot model key new NAME --keys {keys}"
+        raise ModelError("there is no such file of API keys", file=keys, remedy=remedy)
+    return KEYS if keys is None else keys
 
 
 def _named(text: str) -> tuple[str, Path]:
