@@ -20,8 +20,10 @@ from model.options import (
     MaxPerUserOption,
     MaxRunningOption,
     MemoryOption,
+    PrefixOption,
     QuantizationOption,
     Settings,
+    prefix_paths,
 )
 from model.terminal import console, log_to_stderr
 from model.types import ModelError
@@ -74,10 +76,7 @@ def serve(
     device: DeviceOption = "auto",
     quantization: QuantizationOption = "int4",
     kv_cache: KVOption = "auto",
-    prefix: Annotated[
-        list[str] | None,
-        typer.Option("--prefix", metavar="NAME=PATH", help="A P-Tuning v2 checkpoint, a model to clients."),
-    ] = None,
+    prefix: PrefixOption = None,
     max_new_tokens: MaxNewTokensOption = 512,
     max_context: MaxContextOption = 2048,
     max_running: MaxRunningOption = 64,
@@ -103,7 +102,7 @@ def serve(
     server.check_host(host, admitted)
     if name is not None and not name.strip():
         raise ModelError("--name is empty", remedy="leave it out for the model's own name")
-    prefixes = dict(map(_named, prefix or ()))
+    prefixes = prefix_paths(prefix or ())
     max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
     began = monotonic()
     settings = Settings(
@@ -206,11 +205,3 @@ def _made(keys: Path | None) -> Path:
         remedy = f"check the path, or create a key first: glmbot model key new NAME --keys {keys}"
         raise ModelError("there is no such file of API keys", file=keys, remedy=remedy)
     return KEYS if keys is None else keys
-
-
-def _named(text: str) -> tuple[str, Path]:
-    """NAME=PATH."""
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise ModelError(f"--prefix {text!r} has no name", remedy="write NAME=PATH")
-    return name, Path(path)
