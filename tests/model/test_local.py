@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from model.types import (
     Delta,
     GenerationParams,
     KVType,
+    ModelBusy,
     ModelError,
     prompt_room,
 )
@@ -90,6 +92,21 @@ async def test_the_configured_folder_answers(family: str, request: pytest.Fixtur
         deltas = await ask(model, "怎么退货", params=GenerationParams(seed=1))
         assert "".join(delta.text for delta in deltas).strip()
         assert deltas[-1].finish in ("stop", "length")
+    finally:
+        await model.close()
+
+
+async def test_another_family_counts_too_and_says_what_it_has_no_use_for(llama: Path) -> None:
+    settings = Settings(llama, max_per_user=1, memory=10**12)
+    with capture_logs() as logs:
+        model = create(settings)
+    try:
+        [told] = [line["event"] for line in logs if line["log_level"] == "warning"]
+        assert told == check(settings)[0]
+        assert "model.max_running and model.memory" in told
+        both = await asyncio.gather(ask(model, "一"), ask(model, "二"), return_exceptions=True)
+        assert [type(one) for one in both] == [list, ModelBusy]
+        assert model.registry.get_sample_value("glmbot_model_requests_total", {"end": "refused"}) == 1
     finally:
         await model.close()
 
