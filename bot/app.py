@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -197,6 +198,8 @@ class App:
         if not starting.done():
             starting.cancel()
         await asyncio.gather(starting, return_exceptions=asked.is_set())
+        gc.collect()
+        gc.freeze()  # else each full collection walks all of torch, and everybody waits a tenth of a second
         await waiting
         log.info("stopping")
         await self.stop()

@@ -116,10 +116,12 @@ class BatchedModel:
 def limits_of(model: LanguageModel, *, answering: int, free: int | None, memory: int | None) -> Limits:
     """What a device can take: `memory` bytes, else its share of what is `free` (`Budget.share`).
 
-    free: before the model was loaded. Raises ModelError where not even one talk as long as the context fits.
+    free: before the model was loaded. Its prefixes are counted, but not among the pages. Raises ModelError
+    where not even one talk as long as the context fits.
     """
     nbytes = tensor_bytes(model.network.weights)
-    budget = Budget(model.config, nbytes, model.network.dtype, memory)
+    lengths = tuple(prefix.length for prefix in model.prefixes.values())
+    budget = Budget(model.config, nbytes, model.network.dtype, memory, lengths)
     if memory is None and free is not None:
         budget = replace(budget, memory=budget.share(free, model.storage, model.max_context))
     planned = budget.plan(model.storage, model.max_context, answering)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import structlog
+
 from model.config import is_other_family, read_config
 from model.serial import Backend, SerialModel
 from model.types import Device, KVType, ModelError, Quantization
@@ -15,6 +17,8 @@ from model.types import Device, KVType, ModelError, Quantization
 if TYPE_CHECKING:
     from model.batched import BatchedModel
     from model.language_model import LanguageModel
+
+log = structlog.get_logger(__name__)
 
 
 class Settings(Protocol):
@@ -56,16 +60,22 @@ def create(settings: Settings) -> BatchedModel | SerialModel:
     path = _path(settings)
     with _packages():
         if is_other_family(path):
-            return SerialModel(_load_family(path, settings), max_new_tokens=settings.max_new_tokens)
+            model = SerialModel(
+                _load_family(path, settings),
+                max_new_tokens=settings.max_new_tokens,
+                of_user=settings.max_per_user,
+            )
+            log.warning(_one_at_a_time(path))
+            return model
         from model.batched import BatchedModel, limits_of
         from model.language_model import choose_device
         from model.memory import available
 
         free = available(choose_device(settings.device))
-        model = _load_chatglm(path, settings)
-        planned = limits_of(model, answering=settings.max_running, free=free, memory=settings.memory)
+        chatglm = _load_chatglm(path, settings)
+        planned = limits_of(chatglm, answering=settings.max_running, free=free, memory=settings.memory)
         limits = replace(planned, of_user=settings.max_per_user)
-        return BatchedModel(model, limits, max_new_tokens=settings.max_new_tokens)
+        return BatchedModel(chatglm, limits, max_new_tokens=settings.max_new_tokens)
 
 
 def check(settings: Settings) -> list[str]:
@@ -84,7 +94,15 @@ def check(settings: Settings) -> list[str]:
 
         check_family(config, path)
     _check_features(settings, path)
-    return [f"{path.name} ({config['model_type']}) serves one request at a time; others wait in a queue"]
+    return [_one_at_a_time(path)]
+
+
+def _one_at_a_time(path: Path) -> str:
+    """What is to be known of a model of another family."""
+    return (
+        f"{path.name} ({read_config(path)['model_type']}) serves one request at a time; others wait in a"
+        " queue, whatever model.max_running and model.memory say"
+    )
 
 
 def _check_chatglm(path: Path) -> list[str]:

@@ -33,7 +33,8 @@ class MemoryPlan:
     """Bytes that a loaded model takes.
 
     weights: also where they are mapped from a packed file, since they must stay in memory to be fast;
-    kv_cache: of all `pages`, in `storage`; workspace: what reading a prompt as long as the context takes
+    kv_cache: of all `pages`, in `storage`, `of_user` of them for each; prefixes: their pages, and what these
+    were made of; workspace: what reading a prompt as long as the context takes
     meanwhile, and a step of as many of the `users` as one takes; reserve: what is left alone of a memory that
     is known.
     """
@@ -45,24 +46,27 @@ class MemoryPlan:
     storage: Storage
     users: int = 1
     pages: int = 0
+    of_user: int = 0
+    prefixes: int = 0
     reserve: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.kv_cache + self.workspace + self.reserve
+        return self.weights + self.kv_cache + self.prefixes + self.workspace + self.reserve
 
     @property
     def fits_users(self) -> int:
         """How many sequences as long as the context have room at once."""
-        return self.pages // page_count(self.context)
+        return self.pages // self.of_user
 
     @property
     def figures(self) -> str:
         """The parts in one line."""
         reserve = f", reserve {size_text(self.reserve)}" if self.reserve else ""
+        prefixes = f", prefixes {size_text(self.prefixes)}" if self.prefixes else ""
         return (
-            f"weights {size_text(self.weights)}, KV cache {size_text(self.kv_cache)},"
+            f"weights {size_text(self.weights)}, KV cache {size_text(self.kv_cache)}{prefixes},"
             f" workspace {size_text(self.workspace)}{reserve}"
         )
 
@@ -71,6 +75,8 @@ class MemoryPlan:
         tokens = self.context if self.users == 1 else self.pages * PAGE
         yield "weights", self.weights
         yield f"KV cache of {tokens:,} tokens, {self.storage}", self.kv_cache
+        if self.prefixes:
+            yield "prefixes", self.prefixes
         yield "workspace", self.workspace
         if self.reserve:
             yield "reserve", self.reserve
@@ -85,26 +91,33 @@ class MemoryPlan:
 class Budget:
     """What can be done with a model in `memory` bytes, None for as many as it takes.
 
-    weights: bytes of its parameters; dtype: of activations.
+    weights: bytes of its parameters; dtype: of activations; prefixes: tokens of each that stays resident.
     """
 
     config: ChatGLMConfig
     weights: int
     dtype: torch.dtype
     memory: int | None = None
+    prefixes: tuple[int, ...] = ()
 
     def whole(self, storage: Storage, context: int, users: int) -> MemoryPlan:
         """With pages for all users, whether they fit or not."""
         config = self.config
-        pages = users * page_count(context)
+        rest = max((length % PAGE for length in self.prefixes), default=0)  # of a page, copied for each talk
+        of_user = page_count(context + rest)
+        pages = users * of_user
         page = page_bytes(config.num_layers, config.num_attention_heads, config.head_size, storage)
         # a layer at work: input, normed input, q, k, v before and after rotation, context; wide half twice
         row = (10 * config.hidden_size + 2 * config.inner_hidden_size) * self.dtype.itemsize
         batch = min(users, BATCH)
         logits = batch * config.vocab_size * (4 + self.dtype.itemsize)  # as computed, and in float32
         workspace = (context + batch) * row + logits
+        numbers = sum(self.prefixes) * config.kv_values_per_token * self.dtype.itemsize
+        prefixes = sum(map(page_count, self.prefixes)) * page + numbers
         reserve = 0 if self.memory is None else -(-self.memory * RESERVED // 100)
-        return MemoryPlan(self.weights, pages * page, workspace, context, storage, users, pages, reserve)
+        return MemoryPlan(
+            self.weights, pages * page, workspace, context, storage, users, pages, of_user, prefixes, reserve
+        )
 
     def holds(self, plan: MemoryPlan) -> bool:
         """Whether it fits."""
@@ -118,7 +131,7 @@ class Budget:
         whole = self.whole(storage, context, users)
         if self.memory is None or whole.total <= self.memory:
             return whole
-        page, least = whole.kv_cache // whole.pages, page_count(context)
+        page, least = whole.kv_cache // whole.pages, whole.of_user
         pages = (self.memory - whole.total + whole.kv_cache) // page
         if pages < least:
             raise self.refusal(replace(whole, kv_cache=least * page, pages=least))
@@ -151,13 +164,17 @@ class Budget:
                 return whole
         return None
 
+    def least(self, storage: Storage, context: int) -> int:
+        """Bytes of memory for a single sequence as long as the context, the reserve included."""
+        alone = replace(self, memory=None).whole(storage, context, 1).total
+        return -(-alone * 100 // (100 - RESERVED))
+
     def share(self, free: int, storage: Storage, context: int) -> int:
         """What a bot takes of `free` bytes, weights included, where nobody says: half of what they leave.
 
         More where one talk needs it, as far as there is more.
         """
-        alone = replace(self, memory=None).whole(storage, context, 1).total * 100 // (100 - RESERVED) + 1
-        return max(self.weights + (free - self.weights) // 2, min(free, alone))
+        return max(self.weights + (free - self.weights) // 2, min(free, self.least(storage, context)))
 
     def refusal(self, needed: MemoryPlan) -> ModelError:
         """Why it does not fit, and what does."""
@@ -167,12 +184,15 @@ class Budget:
             f"{size_text(needed.total)} are needed for {needed} ({needed.figures}),"
             f" but only {size_text(self.memory)} are available"
         )
-        least = self.whole(_STORAGES[-1], min(needed.context, STEP), 1)
-        more = (
-            f"at least {size_text(least.total)} are needed: use quantization int4 unless these weights are,"
-            " close other programs, or take a device with more memory"
-        )
-        return ModelError(problem, remedy=f"what fits: {', or '.join(fitting)}" if fitting else more)
+        if fitting:
+            return ModelError(problem, remedy=f"what fits: {', or '.join(fitting)}")
+        packed = replace(self, weights=weight_bytes(self.config, Scheme(), lambda _: torch.float16))
+        least, less = (one.least(_STORAGES[-1], min(needed.context, STEP)) for one in (self, packed))
+        remedy = f"at least {size_text(least)} are needed"
+        if less < least:
+            remedy += f", or {size_text(less)} with weights that `glmbot model convert` packed"
+        remedy += ": close other programs, or take a device with more memory"
+        return ModelError(problem, remedy=remedy)
 
 
 def weight_bytes(config: ChatGLMConfig, scheme: Scheme, float_dtype: Callable[[str], torch.dtype]) -> int:

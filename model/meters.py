@@ -1,4 +1,4 @@
-"""What the engine counts, in a Prometheus registry of its own."""
+"""What a model in this process counts, in a Prometheus registry of its own."""
 
 from __future__ import annotations
 
@@ -15,20 +15,36 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 _BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 
 
-class Meters:
-    """All of one engine; its registry can stand in another one, as a collector."""
+class RequestMeters:
+    """Of any model; the registry can stand in another one, as a collector."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.waiting = self._gauge("waiting", "Requests in line")
-        self.resident = self._gauge("resident", "Requests that hold pages: being read or answered")
+        self.resident = self._gauge("resident", "Requests that are being read or answered")
+        self.requests = self._counter("requests", "Requests, by how they ended", "end")
+        self.first_token = self._histogram("first_token_seconds", "From the question to its first token")
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"glmbot_model_{name}", text, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"glmbot_model_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(f"glmbot_model_{name}", text, buckets=buckets, registry=self.registry)
+
+
+class Meters(RequestMeters):
+    """All of one engine."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.pages = self._gauge("pages", "Pages of the KV cache for requests")
         self.pages_reserved = self._gauge("pages_reserved", "Pages that requests have reserved")
-        self.requests = self._counter("requests", "Requests, by how they ended", "end")
         self.tokens_read = self._counter("prompt_tokens", "Tokens of prompts that were read")
         self.tokens = self._counter("answer_tokens", "Tokens of answers")
         self.restarts = self._counter("restarts", "Times a wedged worker was replaced")
-        self.first_token = self._histogram("first_token_seconds", "From the question to its first token")
         self.step = self._histogram("step_seconds", "One decode over all running answers")
         self.batch = self._histogram("batch", "Answers in a step", _BATCHES)
         self.gap = Gaps("glmbot_model_token_gap_seconds", "Between two tokens of an answer")
@@ -39,15 +55,6 @@ class Meters:
         self.tokens.inc(answers)
         self.batch.observe(answers)
         self.step.observe(seconds)
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"glmbot_model_{name}", text, registry=self.registry)
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"glmbot_model_{name}", text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-        return Histogram(f"glmbot_model_{name}", text, buckets=buckets, registry=self.registry)
 
 
 class Gaps(Collector):

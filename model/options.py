@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from model.types import Device, KVType, Quantization
+from model.types import Device, KVType, ModelError, Quantization
 
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where it runs.")]
 QuantizationOption = Annotated[
@@ -22,6 +23,10 @@ MaxContextOption = Annotated[
     int,
     typer.Option("--max-context", min=64, help="Tokens of prompt and answer; older rounds are left out."),
 ]
+PrefixOption = Annotated[
+    list[str] | None,
+    typer.Option("--prefix", metavar="NAME=PATH", help="A P-Tuning v2 checkpoint, a model to clients."),
+]
 MaxRunningOption = Annotated[
     int, typer.Option("--max-running", min=1, max=1024, help="Answers that are made at once; others wait.")
 ]
@@ -32,7 +37,7 @@ MaxPerUserOption = Annotated[
 MemoryOption = Annotated[
     float | None,
     typer.Option(
-        "--memory", min=0.1, help="GB for weights, keys and values (default: half of what is free)."
+        "--memory", min=0.1, help="GB for weights, keys and values (default: half of what the weights leave)."
     ),
 ]
 
@@ -51,3 +56,14 @@ class Settings:
     max_running: int = 64
     max_per_user: int = 2
     memory: int | None = None
+
+
+def prefix_paths(options: Sequence[str]) -> dict[str, Path]:
+    """What `PrefixOption` was given, by name. Raises ModelError."""
+    paths = {}
+    for text in options:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise ModelError(f"--prefix {text!r} has no name", remedy="write NAME=PATH")
+        paths[name] = Path(path)
+    return paths

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from model.options import QuantizationOption
+from model.options import MemoryOption, PrefixOption, QuantizationOption, prefix_paths
 from model.sizes import size_text
-from model.types import KVType, Quantization
+from model.types import KVType, ModelError, Quantization
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +39,10 @@ def plan(
             min=1,
             max=100_000,
             metavar="GB",
-            help="Of a graphics card, as it is sold: 2^30 bytes each (default: what a bot takes of what is"
-            " available here).",
+            help="Of a graphics card, as it is sold: 2^30 bytes each (default: no card, what --memory says).",
         ),
     ] = None,
+    memory: MemoryOption = None,
     users: Annotated[
         int, typer.Option("--users", min=1, max=1_000_000, help="Whose answers are made at once.")
     ] = 1,
@@ -58,6 +58,7 @@ def plan(
         typer.Option("--head", help="Of the embedding, as for `convert`. auto: int8 if quantised."),
     ] = "auto",
     quantization: QuantizationOption = "int4",
+    prefix: PrefixOption = None,
 ) -> None:
     """Tell whether so many users fit into memory at once, and how many do; reads no weights.
 
@@ -65,22 +66,37 @@ def plan(
     """
     import torch
 
-    from model import memory
     from model.description import scheme_text
     from model.kv_cache import choose_storage
     from model.language_model import choose_device, choose_dtype
+    from model.memory import CUDA_BYTES, Budget, available
+    from model.prefix import prefix_length
 
-    if vram is None:
-        device = choose_device("auto")
-        dtype, free = choose_dtype("auto", device), memory.available(device)
-    else:
-        dtype, free = torch.float16, int(vram * 2**30) - memory.CUDA_BYTES
+    if vram is not None and memory is not None:
+        raise ModelError("--vram and --memory do not go together", remedy="give one of them")
+    device = choose_device("auto")
+    dtype = choose_dtype("auto", device) if vram is None else torch.float16
     config, scheme, weights = _model(path, quantization, head, dtype)
-    budget, storage = memory.Budget(config, weights, dtype, free), choose_storage(kv, exact=False)
-    if vram is None and free is not None:
-        budget = replace(budget, memory=budget.share(free, storage, context))
+    lengths = tuple(prefix_length(file, config) for file in prefix_paths(prefix or ()).values())
+    budget, storage = Budget(config, weights, dtype, None, lengths), choose_storage(kv, exact=False)
+    if vram is not None:
+        card = int(vram * 2**30)
+        budget = replace(budget, memory=card - CUDA_BYTES)
+        told = f"{size_text(card)}, less {size_text(CUDA_BYTES)} for CUDA itself"
+    elif memory is not None:
+        budget = replace(budget, memory=int(memory * 1e9))
+        told = f"{size_text(int(memory * 1e9))}, as --memory says"
+    elif (free := available(device)) is not None:
+        share = budget.share(free, storage, context)
+        budget = replace(budget, memory=share)
+        told = (
+            f"{size_text(share)} of {size_text(free)} available:"
+            " what a server takes without --memory, a bot without model.memory"
+        )
+    else:
+        told = "unknown"
     wanted = budget.whole(storage, context, users)
-    rows = [("memory", _memory_text(budget, free if vram is None else None))]
+    rows = [("memory", told)]
     rows += _rows(budget, wanted, scheme_text(scheme))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
@@ -108,17 +124,6 @@ def _model(
     return reader.source.config, reader.scheme, estimate(reader, dtype=dtype).weights
 
 
-def _memory_text(budget: Budget, free: int | None) -> str:
-    """free: what is available here, None for a card."""
-    from model.memory import CUDA_BYTES
-
-    if budget.memory is None:
-        return "unknown"
-    if free is None:
-        return f"{size_text(budget.memory + CUDA_BYTES)}, less {size_text(CUDA_BYTES)} for CUDA itself"
-    return f"{size_text(budget.memory)} of {size_text(free)} available: what a bot takes without model.memory"
-
-
 def _rows(budget: Budget, wanted: MemoryPlan, scheme: str) -> Iterator[tuple[str, str]]:
     from model.memory import RESERVED, kv_name, users_text
 
@@ -129,6 +134,8 @@ def _rows(budget: Budget, wanted: MemoryPlan, scheme: str) -> Iterator[tuple[str
         fit = "" if most is None else f"; {most:,} fit"
         told = users_text(wanted.users, wanted.context)
         yield f"KV cache, {kv_name(storage)}", f"{size_text(cache)} for {told}{fit}"
+    if wanted.prefixes:
+        yield "prefixes", size_text(wanted.prefixes)
     yield "workspace", size_text(wanted.workspace)
     if wanted.reserve:
         yield "reserve", f"{size_text(wanted.reserve)}, {RESERVED} %"

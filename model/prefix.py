@@ -85,9 +85,8 @@ def load_prefix(path: str | Path, model: Loaded) -> Prefix:
     """
     path = Path(path)
     network = model.network
-    state = {name: tensor.float() for name, tensor in read_tensors(path, PREFIX).items()}
-    projection = any(name != EMBEDDING for name in state)
-    _check(state, projection, network.config, path)
+    stored, projection = _read(path, network.config)
+    state = {name: tensor.float() for name, tensor in stored.items()}
     with torch.device("meta"):  # no memory for numbers that are replaced at once
         encoder = PrefixEncoder(network.config, len(state[EMBEDDING]), projection=projection)
     encoder.load_state_dict(state, assign=True)
@@ -100,6 +99,19 @@ def load_prefix(path: str | Path, model: Loaded) -> Prefix:
             remedy="take an earlier checkpoint of the training, or load the model with dtype float32",
         )
     return Prefix(values, path.stem if path.is_file() else path.resolve().name)
+
+
+def prefix_length(path: Path, config: ChatGLMConfig) -> int:
+    """Tokens of a prefix; raises ModelError as `load_prefix`, for a base model of that configuration."""
+    return len(_read(path, config)[0][EMBEDDING])
+
+
+def _read(path: Path, config: ChatGLMConfig) -> tuple[dict[str, Tensor], bool]:
+    """The checked tensors as they are stored, and whether there is a projection. Raises ModelError."""
+    state = read_tensors(path, PREFIX)
+    projection = any(name != EMBEDDING for name in state)
+    _check(state, projection, config, path)
+    return state, projection
 
 
 def _check(state: dict[str, Tensor], projection: bool, config: ChatGLMConfig, path: Path) -> None:

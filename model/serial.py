@@ -10,10 +10,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from statistics import fmean
 from time import monotonic
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import structlog
+from prometheus_client import CollectorRegistry
 
+from model.meters import RequestMeters
 from model.types import Delta, GenerationParams, ModelBusy, ModelError, Turn
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,7 @@ FIRST_GUESS = 5.0
 SIGN_OF_LIFE = 5.0
 """Seconds after which an empty delta says that the request still waits or its prompt is still read."""
 STOP_WITHIN = 30.0
+_End: TypeAlias = Literal["answered", "failed", "cancelled"]
 _REPORT = "ask again; if it fails again, restart the bot and report what its log says"
 
 
@@ -63,6 +66,7 @@ class _Request:
     params: GenerationParams
     loop: asyncio.AbstractEventLoop
     news: asyncio.Queue[Delta | ModelError]
+    asked: float
     given_up: bool = False
 
     def tell(self, news: Delta | ModelError) -> None:
@@ -85,17 +89,27 @@ class SerialModel:
     """Answers one request at a time, users in turn; a request that fails leaves the others alone."""
 
     def __init__(
-        self, backend: Backend, *, max_new_tokens: int = 512, prefixes: Collection[str] = ()
+        self,
+        backend: Backend,
+        *,
+        max_new_tokens: int = 512,
+        prefixes: Collection[str] = (),
+        of_user: int = MOST_OF_ONE_USER,
     ) -> None:
+        """of_user: requests of a user that run or wait; more are refused."""
         self._backend = backend
         self._max_new_tokens = min(max_new_tokens, backend.max_context // 2)  # the rest is for the question
         self._prefixes = sorted(prefixes)
+        self._of_user = of_user
         self._changed = threading.Condition()
         self._waiting: dict[str, deque[_Request]] = {}  # the user whose turn it is comes first
         self._running: _Request | None = None
         self._began = 0.0
         self._durations: deque[float] = deque(maxlen=8)
         self._closing = False
+        self._meters = RequestMeters()
+        self._meters.waiting.set_function(lambda: self._counts()[0])
+        self._meters.resident.set_function(lambda: self._counts()[1])
         self._worker = threading.Thread(target=self._work, name="model", daemon=True)
         self._worker.start()
 
@@ -113,6 +127,11 @@ class SerialModel:
     def kernels(self) -> str:
         """See `model.types.InProcess.kernels`."""
         return self._backend.kernels
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """What is counted."""
+        return self._meters.registry
 
     def count_tokens(self, text: str) -> int:
         """How many tokens the text has."""
@@ -148,7 +167,8 @@ class SerialModel:
             known = ", ".join(self._prefixes) or "none"
             raise ModelError(f"there is no prefix {params.prefix!r}", remedy=f"known are: {known}")
         params = replace(params, max_new_tokens=min(params.max_new_tokens, self._max_new_tokens))
-        request = _Request(user, query, tuple(history), params, asyncio.get_running_loop(), asyncio.Queue())
+        loop, news = asyncio.get_running_loop(), asyncio.Queue[Delta | ModelError]()
+        request = _Request(user, query, tuple(history), params, loop, news, monotonic())
         with self._changed:
             if self._closing:
                 raise _closed()
@@ -165,7 +185,8 @@ class SerialModel:
             own += self._running.user == user
             wait = max(usual - (monotonic() - self._began), usual / 4)
         wait += usual * waiting
-        if own >= MOST_OF_ONE_USER or waiting >= MOST_WAITING or wait > LONGEST_WAIT:
+        if own >= self._of_user or waiting >= MOST_WAITING or wait > LONGEST_WAIT:
+            self._meters.requests.labels("refused").inc()
             raise ModelBusy(round(max(wait, 1.0), 1))
 
     def _give_up(self, request: _Request) -> None:
@@ -175,6 +196,7 @@ class SerialModel:
             own = self._waiting.get(request.user, deque())
             if request in own:
                 own.remove(request)
+                self._meters.requests.labels("cancelled").inc()
                 if not own:
                     del self._waiting[request.user]
 
@@ -191,11 +213,17 @@ class SerialModel:
                 self._waiting[user] = own  # behind all others
             return self._running
 
-    def _done(self, answered: bool) -> None:
+    def _counts(self) -> tuple[int, int]:
+        """How many wait, and how many are answered."""
+        with self._changed:
+            return sum(map(len, self._waiting.values())), int(self._running is not None)
+
+    def _done(self, end: _End) -> None:
         """The device is free; only whole answers tell how long one takes."""
         with self._changed:
             self._running = None
-            if answered:
+            self._meters.requests.labels(end).inc()
+            if end == "answered":
                 self._durations.append(monotonic() - self._began)
 
     # -- the worker's thread ----------------------------------------------------------------
@@ -209,11 +237,13 @@ class SerialModel:
                 for own in self._waiting.values():
                     for request in own:
                         request.tell(_closed())
+                        self._meters.requests.labels("failed").inc()
                 self._waiting.clear()
             self._backend.close()
 
-    def _answer(self, request: _Request) -> bool:
-        """Pass the answer on, and say if it came to its end; what goes wrong is this request's ModelError."""
+    def _answer(self, request: _Request) -> _End:
+        """Pass the answer on, and say how it ended; what goes wrong is this request's ModelError."""
+        spoken = False
         try:
             deltas = self._backend.stream(request.query, request.history, request.params)
             with closing(_closable(deltas)) as source:
@@ -221,17 +251,20 @@ class SerialModel:
                     if self._closing:
                         raise _closed()
                     if request.given_up:
-                        return False
+                        return "cancelled"
+                    if delta.text and not spoken:
+                        spoken = True
+                        self._meters.first_token.observe(monotonic() - request.asked)
                     request.tell(delta)
                     if delta.finish:
-                        return True
+                        return "answered"
             raise ModelError("the model broke off", remedy=_REPORT)
         except ModelError as error:
             request.tell(error)
         except Exception as error:  # its traceback would keep tensors alive: it goes to the log only
             log.exception("the model failed")
             request.tell(ModelError(f"the model failed: {type(error).__name__}: {error}", remedy=_REPORT))
-        return False
+        return "failed"
 
 
 def _closable(deltas: Iterator[Delta]) -> Generator[Delta]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from time import monotonic
@@ -18,8 +20,10 @@ from model.options import (
     MaxPerUserOption,
     MaxRunningOption,
     MemoryOption,
+    PrefixOption,
     QuantizationOption,
     Settings,
+    prefix_paths,
 )
 from model.terminal import console, log_to_stderr
 from model.types import ModelError
@@ -30,8 +34,15 @@ if TYPE_CHECKING:
 ENCODERS = "glmbot.encoders"
 """The entry-point group of what returns an encoder when it is called."""
 KEYS = Path("model-keys.json")
+VARIABLE = "GLMBOT_API_KEY"
 KeysOption = Annotated[
-    Path, typer.Option("--keys", metavar="FILE", help="API keys of `glmbot model key`; it need not exist.")
+    Path, typer.Option("--keys", metavar="FILE", help="Where the API keys are; `new` creates it.")
+]
+MadeKeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys", metavar="FILE", help=f"API keys of `glmbot model key` (default: {KEYS}, if it is there)."
+    ),
 ]
 Name = Annotated[str, typer.Argument(help="Letters, digits, dots, dashes, underscores.", metavar="NAME")]
 
@@ -53,22 +64,19 @@ def serve(
         list[str] | None,
         typer.Option(
             "--api-key",
-            envvar="GLMBOT_API_KEY",
+            envvar=VARIABLE,
             show_envvar=True,
             help="Who has it may ask; may be repeated. Others see it in the list of processes.",
         ),
     ] = None,
-    keys: KeysOption = KEYS,
+    keys: MadeKeysOption = None,
     name: Annotated[
         str | None, typer.Option("--name", help="What clients call the model (default: its own name).")
     ] = None,
     device: DeviceOption = "auto",
     quantization: QuantizationOption = "int4",
     kv_cache: KVOption = "auto",
-    prefix: Annotated[
-        list[str] | None,
-        typer.Option("--prefix", metavar="NAME=PATH", help="A P-Tuning v2 checkpoint, a model to clients."),
-    ] = None,
+    prefix: PrefixOption = None,
     max_new_tokens: MaxNewTokensOption = 512,
     max_context: MaxContextOption = 2048,
     max_running: MaxRunningOption = 64,
@@ -90,9 +98,11 @@ def serve(
     from model.local import create
 
     log_to_stderr()
-    admitted = Keys(list(map(_given, api_key or ())), keys)
+    admitted = Keys(_given(api_key or ()), _made(keys))
     server.check_host(host, admitted)
-    prefixes = dict(map(_named, prefix or ()))
+    if name is not None and not name.strip():
+        raise ModelError("--name is empty", remedy="leave it out for the model's own name")
+    prefixes = prefix_paths(prefix or ())
     max_new_tokens = min(max_new_tokens, max_context // 2)  # the rest is for questions
     began = monotonic()
     settings = Settings(
@@ -143,11 +153,11 @@ def new(
 
 
 @key.command("list")
-def list_keys(keys: KeysOption = KEYS) -> None:
+def list_keys(keys: MadeKeysOption = None) -> None:
     """Tell names, dates and limits."""
     from model.http.keys import KeyFile
 
-    found = KeyFile(keys).read()
+    found = KeyFile(_made(keys)).read()
     width = max((len(entry.name) for entry in found), default=0)
     for entry in found:
         limits = [
@@ -184,17 +194,14 @@ def load_encoder() -> Encoder | None:
     return None
 
 
-def _given(token: str) -> str:
-    """A key without blanks around it, as it comes in a request."""
-    if not token.strip():
-        remedy = "give one, or leave --api-key and GLMBOT_API_KEY out"
-        raise ModelError("an API key is empty: anybody could ask", remedy=remedy)
-    return token.strip()
+def _given(tokens: Sequence[str]) -> Sequence[str]:
+    """Those of --api-key or its variable; an empty variable is as unset to the command line, but not here."""
+    return tokens or ([""] if VARIABLE in os.environ else [])
 
 
-def _named(text: str) -> tuple[str, Path]:
-    """NAME=PATH."""
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise ModelError(f"--prefix {text!r} has no name", remedy="write NAME=PATH")
-    return name, Path(path)
+def _made(keys: Path | None) -> Path:
+    """The file that --keys names, which must be there, or else the usual one, which need not."""
+    if keys is not None and not os.path.exists(keys):
+        remedy = f"check the path, or create a key first: glmbot model key new NAME --keys {keys}"
+        raise ModelError("there is no such file of API keys", file=keys, remedy=remedy)
+    return KEYS if keys is None else keys

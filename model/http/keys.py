@@ -100,21 +100,27 @@ class KeyFile:
                 raise ModelError(f"there is no key {name!r}", file=self.path, remedy=f"known are: {known}")
             self._write(left)
 
-    def signature(self) -> tuple[int, ...] | None:
-        """Changes when the file or its rights do; None where there is none."""
+    def signature(self) -> tuple[int, ...]:
+        """Changes when the file or its rights do; empty where there is none, or none in reach."""
         try:
             found = self.path.stat()
         except OSError:
-            return None
+            return ()
         return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+    @property
+    def _target(self) -> Path:
+        """The file itself, also where the path is a link to it."""
+        return Path(os.path.realpath(self.path))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Other commands that change the file wait meanwhile: none of them undoes what this one does."""
-        if not self.path.parent.is_dir():  # the lock would make it
+        target = self._target
+        if not target.parent.is_dir():  # the lock would make it
             raise self._failed("written", FileNotFoundError(ENOENT, os.strerror(ENOENT)))
         try:
-            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o600)
+            lock = FileLock(target.with_name(f".{target.name}.lock"), mode=0o600)
             with lock:
                 yield
         except OSError as error:
@@ -123,7 +129,7 @@ class KeyFile:
     def _write(self, keys: list[Key]) -> None:
         """Replace the file, or what a link stands for; who could read it before still can."""
         text = _Content(keys=keys).model_dump_json(indent=2, exclude_none=True)
-        target = self.path.resolve()
+        target = self._target
         try:
             handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # mode 0600
         except OSError as error:
@@ -159,14 +165,21 @@ class Keys:
     def __init__(
         self, given: Sequence[str] = (), file: Path | None = None, *, required: bool = False
     ) -> None:
-        """required: also while there is no key at all. Raises ModelError for a file that cannot be read."""
+        """given: blanks around them are none of theirs. required: also while there is no key at all.
+
+        Raises ModelError for one that is empty, and for a file that cannot be read.
+        """
+        given = [token.strip() for token in given]
+        if not all(given):
+            remedy = "give one, or leave --api-key, GLMBOT_API_KEY or the entry in model.api.keys out"
+            raise ModelError("an API key is empty", remedy=remedy)
         now = datetime.now(UTC)
         self._given = [  # names that no key of a file can have: they would share what is counted
             Key.model_construct(name=f"--api-key {number}", sha256=_digest(token), created=now)
             for number, token in enumerate(given, 1)
         ]
         self._file = None if file is None else KeyFile(file)
-        self._signature = self._file.signature() if self._file else None
+        self._signature = self._file.signature() if self._file else ()
         self._unreadable: tuple[int, ...] | None = None
         self._filed = self._file.read() if self._file else []
         self._required = required
@@ -199,7 +212,7 @@ class Keys:
                 log.error("API keys stay as they were", reason=str(error))
             self._unreadable = signature
         else:
-            self._signature = signature
+            self._signature, self._unreadable = signature, None
 
 
 def _digest(token: str) -> str:

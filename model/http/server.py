@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import logging
 import signal
@@ -133,6 +134,8 @@ async def serve(server: ModelServer, model: ChatModel, *, stop: asyncio.Event | 
             loop.add_signal_handler(number, stop.set)
     try:
         await server.start()
+        gc.collect()
+        gc.freeze()  # else each full collection walks all of torch, and everybody waits a tenth of a second
         log.info("listening", url=f"{server.url}/v1")
         await stop.wait()
         log.info("stopping")

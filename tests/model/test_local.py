@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from model.types import (
     Delta,
     GenerationParams,
     KVType,
+    ModelBusy,
     ModelError,
     prompt_room,
 )
@@ -94,6 +96,21 @@ async def test_the_configured_folder_answers(family: str, request: pytest.Fixtur
         await model.close()
 
 
+async def test_another_family_counts_too_and_says_what_it_has_no_use_for(llama: Path) -> None:
+    settings = Settings(llama, max_per_user=1, memory=10**12)
+    with capture_logs() as logs:
+        model = create(settings)
+    try:
+        [told] = [line["event"] for line in logs if line["log_level"] == "warning"]
+        assert told == check(settings)[0]
+        assert "model.max_running and model.memory" in told
+        both = await asyncio.gather(ask(model, "一"), ask(model, "二"), return_exceptions=True)
+        assert [type(one) for one in both] == [list, ModelBusy]
+        assert model.registry.get_sample_value("glmbot_model_requests_total", {"end": "refused"}) == 1
+    finally:
+        await model.close()
+
+
 @pytest.mark.parametrize("family", ["tiny", "llama"])
 async def test_the_longest_prompt_and_the_longest_answer_fit_together(
     family: str, request: pytest.FixtureRequest
@@ -109,16 +126,34 @@ async def test_the_longest_prompt_and_the_longest_answer_fit_together(
         await model.close()
 
 
-async def test_configured_prefixes_are_resident(tiny: Path, tmp_path: Path) -> None:
+async def test_the_longest_talk_fits_behind_a_prefix(tiny: Path, tmp_path: Path) -> None:
+    """Also where one talk is all that there is room for."""
+    file = save_prefix(tiny, tmp_path / "shop.safetensors", tokens=15)
+    model = create(Settings(tiny, max_new_tokens=200, max_running=1, prefixes={"shop": file}))
+    try:
+        deltas = await ask(model, "退" * 120, params=GenerationParams(1000, seed=1, prefix="shop"))
+        assert deltas[-1].usage
+        assert deltas[-1].usage.prompt > 256 - 128 - 15
+    finally:
+        await model.close()
+
+
+def save_prefix(base: Path, file: Path, *, tokens: int) -> Path:
+    """A random P-Tuning v2 checkpoint for a model."""
     import torch
     from safetensors.torch import save_file
 
     from model.config import ChatGLMConfig
 
-    sizes = ChatGLMConfig.read(tiny)
-    embedding = torch.randn(4, 2 * sizes.num_layers * sizes.hidden_size)
-    save_file({"transformer.prefix_encoder.embedding.weight": embedding}, tmp_path / "shop.safetensors")
-    model = create(Settings(tiny, quantization="none", prefixes={"shop": tmp_path / "shop.safetensors"}))
+    sizes = ChatGLMConfig.read(base)
+    embedding = torch.randn(tokens, 2 * sizes.num_layers * sizes.hidden_size)
+    save_file({"transformer.prefix_encoder.embedding.weight": embedding}, file)
+    return file
+
+
+async def test_configured_prefixes_are_resident(tiny: Path, tmp_path: Path) -> None:
+    file = save_prefix(tiny, tmp_path / "shop.safetensors", tokens=4)
+    model = create(Settings(tiny, quantization="none", prefixes={"shop": file}))
     try:
         greedy = GenerationParams(temperature=0.0)
         plain = await ask(model, "怎么退货", params=greedy)

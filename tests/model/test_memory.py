@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from model import memory
 from model.config import ChatGLMConfig
-from model.kv_cache import Storage, page_count
+from model.kv_cache import PAGE, Storage, page_count
 from model.packed import Scheme
+from model.sizes import size_text
 from model.types import ModelError
 
 CPU = torch.device("cpu")
@@ -99,6 +100,7 @@ budgets = st.builds(
     weights=st.integers(0, 8 * 10**9),
     dtype=st.sampled_from([torch.float32, torch.float16]),
     memory=st.integers(0, 40 * 10**9),
+    prefixes=st.lists(st.integers(1, 300), max_size=2).map(tuple),
 )
 
 
@@ -115,7 +117,8 @@ def test_a_plan_stays_within_the_memory_or_is_refused(
         return
     assert plan.total <= budget.memory
     assert plan.reserve >= 0.06 * budget.memory
-    assert page_count(context) <= plan.pages <= users * page_count(context)
+    talk = page_count(context + max((length % PAGE for length in budget.prefixes), default=0))
+    assert talk <= plan.pages <= users * talk
     assert 1 <= plan.fits_users <= users
     full = budget.whole(storage, context, users)
     assert plan.kv_cache * full.pages == full.kv_cache * plan.pages
@@ -156,8 +159,11 @@ def test_what_is_named_instead_does_fit(
     nearest = budget.nearest(wanted)
     refusal = budget.refusal(wanted)
     if nearest is None:
-        assert "more memory" in str(refusal.remedy)
-        assert not budget.most_users("int4", min(context, 256))
+        least = budget.least("int4", min(context, 256))
+        assert str(refusal.remedy).startswith(f"at least {size_text(least)} are needed")
+        assert least > budget.memory
+        for memory_bytes, most in ((budget.memory, 0), (least - 1, 0), (least, 1)):
+            assert replace(budget, memory=memory_bytes).most_users("int4", min(context, 256)) == most
         return
     assert str(refusal.remedy).startswith(f"what fits: {nearest}")
     for_all = budget.for_all(wanted)
@@ -176,6 +182,32 @@ def test_what_is_named_instead_does_fit(
         assert nearest.context % 256 == 0
         assert nearest.context < context <= 5000
         assert context - nearest.context <= 256 or not budget.most_users("int4", nearest.context + 256)
+
+
+def test_a_prefix_takes_pages_and_its_numbers_and_of_each_talk_the_rest_of_a_page() -> None:
+    """Its last page, where it is not full, is written on by every talk in a copy of its own."""
+    plain, full, begun = (
+        memory.Budget(SMALL, 10, torch.float32, 10**9, prefixes).whole("int8", 256, 3)
+        for prefixes in ((), (128, 32), (100,))
+    )
+    page = plain.kv_cache // plain.pages
+    numbers = 2 * SMALL.num_layers * SMALL.hidden_size * 4
+    assert (plain.pages, full.pages, begun.pages) == (3 * 16, 3 * 16, 3 * 17)
+    assert full.total - plain.total == full.prefixes == 10 * page + 160 * numbers
+    assert begun.total - plain.total == 3 * page + 7 * page + 100 * numbers
+    assert begun.fits_users == 3
+    assert "prefixes" in full.figures
+    assert "prefixes" not in plain.figures
+
+
+@pytest.mark.parametrize(("head_bits", "told"), [(8, False), (None, True)])
+def test_packing_is_advised_only_where_it_needs_less(head_bits: int | None, told: bool) -> None:
+    weights = memory.weight_bytes(FULL, Scheme(head_bits=head_bits), half)
+    budget = memory.Budget(FULL, weights, torch.float16, 10**9)
+    remedy = str(budget.refusal(budget.whole("float16", 2048, 1)).remedy)
+    packed = replace(budget, weights=memory.weight_bytes(FULL, Scheme(), half))
+    advice = f"or {size_text(packed.least('int4', 256))} with weights that `glmbot model convert` packed"
+    assert (advice in remedy) == told
 
 
 def test_unknown_memory_gives_pages_for_all() -> None:

@@ -6,10 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from bot.cli import app
 from model import memory
+from model.config import ChatGLMConfig
+from model.kv_cache import page_count
+from model.local import create
+from model.options import Settings
 
 
 def plan(*words: object) -> Result:
@@ -85,12 +91,23 @@ def test_weights_that_do_not_fit_are_told_so() -> None:
     done = plan("--vram", 3)
     assert done.exit_code == 1
     assert "take a device with more memory" in done.stderr
+    assert "convert" not in done.stderr  # these are packed
+    least = re.search(r"; at least ([\d.]+) GB are needed:", done.stderr)
+    assert least, done.stderr
+    needed = float(least[1]) * 1e9
+    for bytes_of_card, code in ((needed - 1e7, 1), (needed + 1e7, 0)):
+        card = (bytes_of_card + memory.CUDA_BYTES) / 2**30
+        assert plan("--vram", card, "--kv", "int4", "--context", 256).exit_code == code
+    floats = plan("--vram", 3, "--quantization", "none")
+    assert f"or {least[1]} GB with weights that `glmbot model convert` packed" in floats.stderr
 
 
 def test_without_a_card_it_plans_for_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda device: 10**10)
     found = table(plan())
-    assert found["memory"] == "6.77 GB of 10.00 GB available: what a bot takes without model.memory"
+    assert found["memory"] == (
+        "6.77 GB of 10.00 GB available: what a server takes without --memory, a bot without model.memory"
+    )
     assert found["KV cache, fp16"].startswith("939.52 MB for 1 user of 2,048 tokens; ")
     monkeypatch.setattr(memory, "available", lambda device: None)
     done = plan("--users", 1000)
@@ -99,6 +116,54 @@ def test_without_a_card_it_plans_for_what_is_available(monkeypatch: pytest.Monke
     assert found["memory"] == "unknown"
     assert found["KV cache, int8"].endswith("for 1,000 users of 2,048 tokens")
     assert "reserve" not in found
+
+
+@pytest.mark.parametrize("words", [(), ("--memory", 0.15), ("--prefix",)])
+async def test_what_fits_is_what_a_server_admits(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...]
+) -> None:
+    """With as many as can be at once, so that only memory limits them."""
+    monkeypatch.setattr(memory, "available", lambda device: 150_000_000)
+    prefixes = {}
+    if words == ("--prefix",):
+        prefixes["shop"] = save_prefix(made, tmp_path / "shop.safetensors", tokens=100)
+        words = ("--prefix", f"shop={prefixes['shop']}")
+    given = int(0.15e9) if "--memory" in words else None
+    settings = Settings(made, "cpu", "int4", "auto", 512, 8, prefixes, max_running=1024, memory=given)
+    found = table(plan(made, *words, "--context", 512))
+    assert ("prefixes" in found) == bool(prefixes)
+    model = create(settings)
+    try:
+        pages = model.registry.get_sample_value("glmbot_model_pages")
+    finally:
+        await model.close()
+    assert pages
+    fit = pages // page_count(512 + (100 % 16 if prefixes else 0))
+    assert 0 < fit < 1024
+    assert found["KV cache, fp16"].endswith(f"; {fit:.0f} fit")
+
+
+def save_prefix(base: Path, file: Path, *, tokens: int) -> Path:
+    """A random P-Tuning v2 checkpoint for a model."""
+    sizes = ChatGLMConfig.read(base)
+    embedding = torch.randn(tokens, 2 * sizes.num_layers * sizes.hidden_size)
+    save_file({"transformer.prefix_encoder.embedding.weight": embedding}, file)
+    return file
+
+
+def test_a_prefix_of_another_model_is_refused(made: Path, tmp_path: Path) -> None:
+    file = save_prefix(made, tmp_path / "shop.safetensors", tokens=4)
+    done = plan("--vram", 12, "--prefix", f"shop={file}")
+    assert done.exit_code == 1
+    assert "the prefix belongs to another base model" in done.stderr
+    assert "has no name; write NAME=PATH" in plan("--vram", 12, "--prefix", file).stderr
+
+
+def test_a_card_or_bytes_but_not_both() -> None:
+    done = plan("--vram", 12, "--memory", 8)
+    assert done.exit_code == 1
+    assert "--vram and --memory" in done.stderr
+    assert table(plan("--memory", 8))["memory"] == "8.00 GB, as --memory says"
 
 
 def test_a_folder_is_planned_for_as_it_loads(made: Path) -> None:

@@ -178,6 +178,44 @@ async def test_who_gives_up_frees_the_place_at_once(model: SerialModel, speaker:
     assert speaker.begun == ["one", "again"]
 
 
+async def test_how_many_a_user_may_have_is_the_callers_to_say(speaker: Speaker) -> None:
+    model = SerialModel(speaker, of_user=3)
+    speaker.hold()
+    tasks = [asyncio.create_task(ask(model, query)) for query in ("one", "two", "three")]
+    await asyncio.sleep(0)
+    with pytest.raises(ModelBusy):
+        await ask(model, "four")
+    speaker.release()
+    await asyncio.gather(*tasks)
+    await model.close()
+
+
+async def test_requests_are_counted_by_how_they_end(model: SerialModel, speaker: Speaker) -> None:
+    def value(name: str, **labels: str) -> float:
+        return model.registry.get_sample_value(f"glmbot_model_{name}", labels) or 0
+
+    assert await ask(model, "one")
+    with pytest.raises(ModelError):
+        await ask(model, "word fail")
+    speaker.hold()
+    running = asyncio.create_task(ask(model, "two words"))
+    await until(lambda: speaker.begun[-1] == "two words")
+    waiting = asyncio.create_task(ask(model, "gone"))
+    await asyncio.sleep(0)
+    with pytest.raises(ModelBusy):
+        await ask(model, "too much")
+    assert (value("waiting"), value("resident")) == (1, 1)
+    for task in (waiting, running):
+        task.cancel()
+    await asyncio.gather(waiting, running, return_exceptions=True)
+    speaker.release()
+    await until(lambda: not value("resident"))
+    assert value("waiting") == 0
+    ends = {"answered": 1, "failed": 1, "cancelled": 2, "refused": 1}
+    assert {end: value("requests_total", end=end) for end in ends} == ends
+    assert value("first_token_seconds_count") == 2
+
+
 async def test_a_full_line_is_refused_with_the_time_to_wait(
     model: SerialModel, speaker: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,11 +63,37 @@ def test_elsewhere_serving_needs_a_key_before_anything_is_loaded(glmbot: Glmbot)
     glmbot("key", "new", "shop")
     assert "nowhere: there is no such file" in glmbot("serve", "nowhere", "--host", "0.0.0.0").stderr
     assert "chatglm-6b: there is no such file" in glmbot("serve").stderr
-    for empty in ("", " "):
-        assert (
-            "an API key is empty: anybody could ask" in glmbot("serve", "nowhere", "--api-key", empty).stderr
-        )
     assert "has no name; write NAME=PATH" in glmbot("serve", "nowhere", "--prefix", "p.bin").stderr
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_what_is_empty_is_no_key_and_no_name(
+    glmbot: Glmbot, monkeypatch: pytest.MonkeyPatch, empty: str
+) -> None:
+    told = (
+        "error: an API key is empty;"
+        " give one, or leave --api-key, GLMBOT_API_KEY or the entry in model.api.keys out\n"
+    )
+    assert glmbot("serve", "nowhere", "--api-key", empty).stderr == told
+    assert glmbot("serve", "nowhere", "--api-key", "k", "--api-key", empty).stderr == told
+    named = glmbot("serve", "nowhere", "--name", empty)
+    assert named.stderr == "error: --name is empty; leave it out for the model's own name\n"
+    monkeypatch.setenv("GLMBOT_API_KEY", empty)
+    assert glmbot("serve", "nowhere").stderr == told
+    assert "nowhere: there is no such file" in glmbot("serve", "nowhere", "--api-key", "k").stderr
+
+
+def test_a_file_of_keys_that_is_named_must_be_there(glmbot: Glmbot) -> None:
+    for command in (("serve", "nowhere"), ("key", "list")):
+        done = glmbot(*command, "--keys", "shop.json")
+        assert done.exit_code == 1
+        assert done.stderr == (
+            "error: shop.json: there is no such file of API keys;"
+            " check the path, or create a key first: glmbot model key new NAME --keys shop.json\n"
+        )
+    assert glmbot("key", "list").exit_code == 0
+    assert glmbot("key", "new", "a", "--keys", "shop.json").exit_code == 0
+    assert "nowhere: there is no such file" in glmbot("serve", "nowhere", "--keys", "shop.json").stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -75,6 +101,7 @@ def test_a_tiny_model_answers_over_http(glmbot: Glmbot, tmp_path: Path) -> None:
     assert glmbot("make-random", "tiny", "--seed", 3).exit_code == 0
     program = "from bot.cli import main; main()"
     words = ("model", "serve", str(tmp_path / "tiny"), "--port", "0", "--name", "glm", "--max-context", "256")
+    assert glmbot("key", "new", "shop", "--keys", "keys.json").exit_code == 0
     keys = ("--api-key", "secret", "--keys", str(tmp_path / "keys.json"))
     with subprocess.Popen(
         [sys.executable, "-c", program, *words, *keys], stderr=subprocess.PIPE, text=True, cwd=ROOT

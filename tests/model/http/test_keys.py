@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from structlog.testing import capture_logs
 
 from model.http.keys import KeyFile, Keys
@@ -101,6 +102,21 @@ def test_commands_at_the_same_time_do_not_undo_each_other(file: Path) -> None:
     assert sorted(key.name for key in KeyFile(file).read()) == [f"new{number}" for number in range(5)]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
+def test_a_command_on_a_link_waits_for_one_on_the_file(file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "links" / "keys.json"
+    link.parent.mkdir()
+    link.symlink_to(file)
+    code = "import sys, pathlib, model.http.keys as keys; keys.KeyFile(pathlib.Path(sys.argv[1])).create('b')"
+    with FileLock(file.with_name(".keys.json.lock")):
+        command = subprocess.Popen([sys.executable, "-c", code, link])
+        with pytest.raises(subprocess.TimeoutExpired):
+            command.wait(3)
+    assert command.wait(60) == 0
+    assert [key.name for key in KeyFile(file).read()] == ["b"]
+    assert [path.name for path in link.parent.iterdir()] == ["keys.json"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="rights of POSIX")
 def test_who_could_read_the_file_still_can_and_a_link_stays_one(file: Path, tmp_path: Path) -> None:
     real = tmp_path / "real.json"
@@ -167,6 +183,25 @@ def test_a_file_that_could_not_be_read_for_a_while_is_read_again(
     assert not keys.find(token)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="paths of POSIX")
+def test_a_file_that_is_out_of_reach_is_told_of_once(tmp_path: Path) -> None:
+    """Nothing can be told of it then, not even when it changed."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    token = KeyFile(folder / "keys.json").create("a")
+    keys = Keys(file=folder / "keys.json")
+    folder.rename(tmp_path / "moved")
+    folder.write_text("no folder", "utf-8")
+    with capture_logs() as logs:
+        assert keys.find(token)
+        assert keys.find(token)
+    assert [entry["event"] for entry in logs] == ["API keys stay as they were"]
+    folder.unlink()
+    (tmp_path / "moved").rename(folder)
+    KeyFile(folder / "keys.json").revoke("a")
+    assert not keys.find(token)
+
+
 def _too_many_files(path: Path) -> bytes:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -179,6 +214,13 @@ def test_given_keys_are_nobody_elses(file: Path) -> None:
     assert first.name != second.name
     with pytest.raises(ModelError):
         KeyFile(file).create(first.name)
+
+
+def test_blanks_around_a_given_key_are_none_of_it() -> None:
+    assert Keys([" right\n"]).find("right")
+    for empty in ("", " "):
+        with pytest.raises(ModelError, match="an API key is empty"):
+            Keys(["right", empty])
 
 
 def test_once_there_was_a_key_one_is_needed(file: Path) -> None:
