@@ -14,8 +14,7 @@ import structlog
 
 from bot import Answered, Catalogue, Channels, Memory, Metrics
 from bot.retrieval import Index
-from bot.store import Step, Store, Tally
-from bot.store.tally import QUARTER
+from bot.store import QUARTER, Step, Store, Tally
 from model.types import ChatModel
 from plugins.digest.base import Config, Digest, plugin
 from plugins.digest.calendar import due_times, is_holiday

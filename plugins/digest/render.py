@@ -42,7 +42,7 @@ class Words:
 
     def title(self, numbers: Numbers, *, late: bool) -> str:
         """What it is, and of which time."""
-        mark = self.text("late") if late else ""
+        mark = f"{self.text('late')} " if late else ""
         name = self._digest.subject or self.text("title")
         return f"# {mark}{name} {self.time(numbers.since)} – {self.time(numbers.until)}"
 

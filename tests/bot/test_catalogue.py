@@ -41,9 +41,13 @@ PROMISED = {
     "model_offline": set(),
     "interrupted": set(),
     "stream_later": set(),
-    "handoff_staff": {"user", "chat", "channel", "question", "number"},
+    "handoff_staff": {"user", "chat", "channel", "reason", "question", "number"},
     "handoff_message": {"number", "user", "text"},
     "handoff_list_item": {"number", "channel", "user", "minutes", "question"},
+    "handoff_reply": {"text"},
+    "handoff_away": {"when"},
+    "handoff_in_line": {"before"},
+    "handoff_overdue": {"number", "user", "minutes", "question"},
     "web.title": set(),
     "web.placeholder": set(),
     "web.send": set(),
@@ -65,6 +69,18 @@ def templates(catalogue: Catalogue, key: str) -> list[str]:
     back = {name: f"{{{name}}}" for name in ("contact", "options", "number", "question", "text", "title")}
     back |= {name: f"{{{name}}}" for name in ("name", "help", "command", "nearest", "seconds", "limit")}
     back |= {name: f"{{{name}}}" for name in ("user", "chat", "channel", "minutes")}
+    back |= {
+        name: f"{{{name}}}" for name in ("after", "agent", "answer", "before", "by", "count", "day", "down")
+    }
+    back |= {
+        name: f"{{{name}}}"
+        for name in ("escalated", "faq", "id", "mean", "median", "more", "names", "ninety")
+    }
+    back |= {
+        name: f"{{{name}}}"
+        for name in ("numbers", "problem", "questions", "rate", "reason", "share", "source", "talk")
+    }
+    back |= {name: f"{{{name}}}" for name in ("up", "when")}
     return [catalogue.text(key, language, **back) for language in LANGUAGES]
 
 

@@ -115,7 +115,7 @@ async def test_times_that_were_missed_are_sent_as_one_and_marked(start: Start, c
     for _ in range(2):
         await tick(second)
     [text] = sent(second)
-    assert text.startswith("# 【补发】客服简报 11-27 12:00 – 11-29 18:00")
+    assert text.startswith("# 【补发】 客服简报 11-27 12:00 – 11-29 18:00")
     assert "提问 1 次" in text
     await second.close()
 
