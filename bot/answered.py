@@ -13,7 +13,8 @@ class Answered:
     """A message with its answer, about to be committed.
 
     session: the key of the talk. question, answer: as the history keeps them. plugin: who answered, "" where
-    nobody did; by: the kind of its handler. seconds: from the message's arrival. at: unix time.
+    nobody did; by: the kind of its handler. seconds: from the message's arrival. at: unix time. staff: whether
+    one of them wrote it.
     """
 
     session: str
@@ -26,6 +27,7 @@ class Answered:
     by: str
     seconds: float
     at: float
+    staff: bool = False
 
     @property
     def chat(self) -> str:
@@ -35,4 +37,5 @@ class Answered:
     @property
     def is_question(self) -> bool:
         """Whether a customer wanted to know something: no command, and nothing a middleware turned away."""
-        return self.by not in ("command", "middleware") and bool(self.message.text.strip())
+        turned_away = self.by in ("command", "middleware", "refused")
+        return not self.staff and not turned_away and bool(self.message.text.strip())

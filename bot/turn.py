@@ -387,6 +387,7 @@ class Turn:
             by=self._by,
             seconds=perf_counter() - self._began,
             at=time(),
+            staff=bool(self._facts.roles),
         )
 
     def _parts(self, reply: Reply, key: str, finish: bool) -> list[Outgoing]:
