@@ -36,8 +36,8 @@ class Channels:
         self._catalogue = catalogue
         self._connectors = connectors
 
-    async def send(self, chat: str, reply: Reply | str, *, key: str) -> bool:
-        """Send to a chat without being asked; durable once this returns.
+    async def send(self, chat: str, reply: Reply | str, *, key: str, thread: str | None = None) -> bool:
+        """Send to a chat, or to a topic (`thread`) in it, without being asked; durable once this returns.
 
         `key` names this very message: said again with the same key, nothing is sent and False returned.
         Raises Undeliverable where no connector has that name or it can only answer, and StoreError.
@@ -48,7 +48,7 @@ class Channels:
         reply = reply if isinstance(reply, Reply) else Reply(reply)
         able = connector.capabilities
         text = partial(self._text, language_of(reply.text))
-        target = Target(connector.kind, connector.name, chat_id, user=chat_id)
+        target = Target(connector.kind, connector.name, chat_id, thread=thread, user=chat_id)
         parts = compose(with_sources(reply, able, text), able, target, None, _digest(chat, key))
         returned = await self._store.write(
             await OutboxTable.adding(parts, state=SENT if able.pull else PENDING)

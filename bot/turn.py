@@ -196,6 +196,8 @@ class Turn:
         return as_answer(await step(0, message))
 
     async def _ask_handlers(self) -> Reply | Stream | None:
+        """The first answer; an event is told to all who listen."""
+        first: tuple[Reply | Stream, str] | None = None
         for candidate in self._program.router.route(self.message):
             self.plugin, self._by = candidate.handler.plugin, candidate.handler.kind
             if self._task is not None:
@@ -212,8 +214,13 @@ class Turn:
             took = perf_counter() - started - self._waited
             self.desk.metrics.handler_seconds.labels(self.plugin).observe(took)
             answer = as_answer(result)
-            if answer is not None:
+            if answer is not None and not self.message.event:
                 return answer
+            if answer is not None and first is None:
+                first = answer, self.plugin
+        if first is not None:
+            answer, self.plugin = first
+            return answer
         self.plugin = self._by = ""
         if self.message.event or not self.message.to_me:
             return None

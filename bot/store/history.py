@@ -74,6 +74,7 @@ class Round:
     sources: tuple[str, ...]
     created_at: float
     vote: int | None = None
+    confidence: float | None = None
 
 
 def trim(rounds: Sequence[Turn], budget: int, count: Callable[[str], int]) -> list[Turn]:
@@ -128,6 +129,7 @@ class History:
                 HistoryRow.sources,
                 HistoryRow.created_at,
                 HistoryRow.vote,
+                HistoryRow.confidence,
             )
             .where(HistoryRow.session == session)
             .order_by(HistoryRow.id.desc())
@@ -141,6 +143,7 @@ class History:
                 tuple(row.sources.split("\n")) if row.sources else (),
                 row.created_at,
                 row.vote,
+                row.confidence,
             )
             for row in reversed(rows)
         ]

@@ -42,6 +42,11 @@ def plugin() -> Plugin:
         sent = await channels.send(channels.staff[0], Reply(args, sources=("a page",)), key=args)
         return "sent" if sent else "sent before"
 
+    @plugin.command("topic")
+    async def topic(args: str, channels: Channels) -> str:
+        await channels.send(channels.staff[0], args, key=args, thread="7")
+        return "sent"
+
     @plugin.command("lost")
     async def lost(channels: Channels) -> str:
         try:
@@ -92,6 +97,12 @@ async def test_a_plugin_speaks_first_and_once_for_a_key(tester: BotTester) -> No
     assert (await chat.say("/tell come quick")).text == "sent before"
     told = [part for part in tester.connector.sent if part.target.chat == "staff"]
     assert [(part.text, part.sources) for part in told] == [("come quick", ("a page",))]
+
+
+async def test_what_is_said_first_may_go_to_a_topic(tester: BotTester) -> None:
+    assert (await tester.private("u1").say("/topic come quick")).text == "sent"
+    [told] = [part for part in tester.connector.sent if part.target.chat == "staff"]
+    assert (told.text, told.target.thread) == ("come quick", "7")
 
 
 async def test_what_is_said_first_is_sent_by_the_outbox(tester: BotTester) -> None:

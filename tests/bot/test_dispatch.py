@@ -267,6 +267,21 @@ async def test_an_event_or_a_refused_message_leaves_a_question_standing(bot_test
     assert (await user.say("302")).text == "got 302"
 
 
+async def test_an_event_is_told_to_all_who_listen_and_answered_once(bot_tester: BotTester) -> None:
+    heard = list[str]()
+    for name, answer in (("one", None), ("two", "thanks"), ("three", "too late")):
+        plugin = Plugin(name)
+
+        @plugin.event("feedback")
+        async def thumb(name: str = name, answer: str | None = answer) -> str | None:
+            heard.append(name)
+            return answer
+
+        bot_tester.use(plugin)
+    assert (await bot_tester.private().do("feedback", vote=1)).text == "thanks"
+    assert heard == ["one", "two", "three"]
+
+
 async def test_in_a_group_a_question_is_answered_without_a_mention(bot_tester: BotTester) -> None:
     bot_tester.use(plugin_with(asker))
     group = bot_tester.group("g1")

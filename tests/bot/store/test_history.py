@@ -45,7 +45,7 @@ async def test_rounds_come_back_oldest_first_and_limited(store: Store) -> None:
         key = await add(store, f"q{n}")
     rounds = await History(store).rounds(key, 3)
     assert [(item.question, item.answer) for item in rounds] == [(f"q{n}", f"re: q{n}") for n in (2, 3, 4)]
-    assert rounds[0].sources == ("doc",)
+    assert (rounds[0].sources, rounds[0].confidence) == (("doc",), 0.9)
 
 
 async def test_sessions_do_not_see_each_other(store: Store) -> None:
