@@ -41,9 +41,14 @@ PROMISED = {
     "model_offline": set(),
     "interrupted": set(),
     "stream_later": set(),
-    "handoff_staff": {"user", "chat", "channel", "question", "number"},
+    "handoff_staff": {"user", "chat", "channel", "reason", "question", "number"},
     "handoff_message": {"number", "user", "text"},
-    "handoff_list_item": {"number", "channel", "user", "minutes", "question"},
+    "handoff_list_item": {"number", "channel", "user", "state", "minutes", "question"},
+    "handoff_reply": {"text"},
+    "handoff_reply_group": {"user", "text"},
+    "handoff_position": {"position", "minutes"},
+    "handoff_away": {"when"},
+    "handoff_due": {"number", "user", "minutes", "question"},
     "web.title": set(),
     "web.placeholder": set(),
     "web.send": set(),
@@ -65,6 +70,9 @@ def templates(catalogue: Catalogue, key: str) -> list[str]:
     back = {name: f"{{{name}}}" for name in ("contact", "options", "number", "question", "text", "title")}
     back |= {name: f"{{{name}}}" for name in ("name", "help", "command", "nearest", "seconds", "limit")}
     back |= {name: f"{{{name}}}" for name in ("user", "chat", "channel", "minutes")}
+    back |= {name: f"{{{name}}}" for name in ("agent", "position", "reason", "state", "when", "transcript")}
+    back |= {name: f"{{{name}}}" for name in ("numbers", "sources", "percent", "answer")}
+    back |= {name: f"{{{name}}}" for name in ("month", "date", "day", "time")}
     return [catalogue.text(key, language, **back) for language in LANGUAGES]
 
 

@@ -16,7 +16,7 @@ from bot import Memory
 from bot.store import Base, Store
 from bot.store.migrations import upgrade
 from bot.testing import BotTester
-from plugins.handoff import staff
+from plugins.handoff import relay
 from plugins.handoff.plugin import plugin
 from plugins.handoff.tables import Handoff, Handoffs
 from tests.plugins.handoff import desk as desk_module
@@ -150,7 +150,7 @@ async def test_what_waited_for_its_line_is_passed_on_after_a_restart(
     for text_ in ("转人工", "一", "二", "三"):
         await user.say(text_)
     await crash(bot, file)
-    monkeypatch.setattr(staff, "LINE_EVERY", 0.05)
+    monkeypatch.setattr(relay, "LINE_EVERY", 0.05)
     await restart(bot)
     await asyncio.sleep(0.3)
     assert sent(file, "s1")[1:] == ["【#1】u1：一", "【#1】u1：二\n三"]
