@@ -1,8 +1,7 @@
-"""Canned answers: a name and its text, from the configuration or a YAML file."""
+"""Canned answers: a name and its text, from a YAML file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -13,10 +12,8 @@ MAX_FILE = 1 << 20
 MAX_TEXT = 8000
 
 
-def read_canned(given: Mapping[str, str] | Path) -> dict[str, str]:
-    """The texts by name. Raises DataError naming file and key."""
-    if not isinstance(given, Path):
-        return dict(given)
+def read_canned(given: Path) -> dict[str, str]:
+    """The texts of a file by name. Raises DataError naming file and key."""
     try:
         if given.stat().st_size > MAX_FILE:
             raise DataError("the file is too large", file=given, remedy=f"{MAX_FILE >> 20} MiB at most")

@@ -52,4 +52,5 @@ class Config(BaseModel, extra="forbid"):
     hours: HoursConfig = HoursConfig()
     sla: Sla = Sla()
     busy_at: int = Field(5, ge=0)
-    canned: dict[Name, Text] | ConfigPath = {}
+    canned: dict[Name, Text] = {}
+    canned_file: ConfigPath | None = None

@@ -66,7 +66,9 @@ async def load(
     config: Config,
 ) -> None:
     """Take up what is open, and what staff are still to be told of it."""
-    canned = await asyncio.to_thread(read_canned, config.canned)
+    canned = config.canned
+    if config.canned_file is not None:
+        canned = canned | await asyncio.to_thread(read_canned, config.canned_file)
     board = Switchboard(store, memory, history, channels, catalogue, background, config, canned)
     memory.keep(_SWITCHBOARD, dict[str, Switchboard])[_SWITCHBOARD] = board
     await board.handoffs.load()
