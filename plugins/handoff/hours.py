@@ -108,7 +108,7 @@ class Hours:
         return next((max(begin, at) for begin, _ in self._windows(at)), None)
 
     def after(self, at: float, seconds: float) -> float | None:
-        """When people will have been there for so long since `at`; None where that is never."""
+        """When people will have been there for so long since `at`; None where a year is not enough."""
         if self._always:
             return at + seconds
         for begin, end in self._windows(at):
