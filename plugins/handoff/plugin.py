@@ -122,7 +122,7 @@ async def thumbs_down(
     handoff = board.handoffs.open.get(session.key)
     if voted is None or (handoff is not None and handoff.trace != message.trace):
         return
-    if mode == "hand_over":
+    if mode == "hand_over" and (handoff is not None or not board.is_away()):
         source = next(iter(voted.sources), "")
         text = await board.hand_over(message, session, "vote", source)
         if text is not None:
@@ -172,7 +172,7 @@ async def stand_by(
         return None
     if wish(message.text, config.words):
         return board.again(handoff, session)
-    if handoff.state == "queued" and not handoff.told_away and not board.hours.is_open(time()):
+    if handoff.state == "queued" and not handoff.told_away and board.is_away():
         await board.handoffs.change(handoff, told_away=True)
         return board.away(session)
     return None

@@ -6,7 +6,6 @@ is known by the message that brought it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from time import time
 
 import structlog
@@ -209,8 +208,11 @@ class Agent:
             await board.lines.tell_rest(handoff)
             taken_at = handoff.taken_at or now
             taken = await board.handoffs.take(handoff, *steps, taken_at=taken_at, **values)
-        if taken is None:
-            return await self._take(board.handoffs.numbered(handoff.number) or replace(handoff, state=""))
+        if taken is None:  # somebody was faster
+            known = board.handoffs.numbered(handoff.number)
+            if known is None:
+                return self._unknown(str(handoff.number))
+            return self._text("handoff_held", known, agent=known.agent_name)
         if handoff.state == "queued":
             board.handoffs.held.takes.append(now)
             told = board.catalogue.text("handoff_taken", taken.language)

@@ -70,7 +70,7 @@ class Switchboard:
         if not self.channels.staff:
             return None
         due = self._due(wanted.asked_at)
-        away = not self.hours.is_open(wanted.asked_at)
+        away = self.is_away()
         handoff = await self.handoffs.begin(replace(wanted, due_at=due, told_away=away), *counts)
         text = text_of(
             self.catalogue,
@@ -125,7 +125,7 @@ class Switchboard:
         lines = [session.text("handoff_automatic")] if automatic else []
         if handoff.number == 0 or handoff.by_platform:
             lines.append(session.text("handoff_started"))
-        elif not self.hours.is_open(time()):
+        elif self.is_away():
             lines.append(self.away(session))
         else:
             place = self.place_in_line(handoff)
@@ -144,11 +144,15 @@ class Switchboard:
         when = session.text("handoff_when", month=local.month, date=local.day, day=day, time=f"{local:%H:%M}")
         return session.text("handoff_away", when=when)
 
+    def is_away(self) -> bool:
+        """Whether it is outside business hours."""
+        return not self.hours.is_open(time())
+
     def again(self, handoff: Handoff, session: Session) -> str:
         """What a customer is told who asks for a person once more."""
         if handoff.state != "queued":
             return session.text("handoff_already")
-        if not self.hours.is_open(time()):
+        if self.is_away():
             return self.away(session)
         place = self.place_in_line(handoff)
         return session.text("handoff_position", position=place, minutes=self.wait(place))

@@ -8,7 +8,7 @@ from time import time
 
 from bot import Answer, Answered, Message, Reply, Session, Stream
 from bot.store import Step
-from plugins.handoff.config import Mode
+from plugins.handoff.config import Automatic, Mode
 from plugins.handoff.switchboard import REASONS, Switchboard
 from plugins.handoff.tables import Handoffs, keep_streak
 from plugins.handoff.tone import is_angry
@@ -16,14 +16,18 @@ from plugins.handoff.triggers import Streak
 
 
 async def watch(board: Switchboard, message: Message, session: Session, answer: Answer) -> Answer:
-    """The answer, with what is to be said about people where it is time for them."""
+    """The answer, with what is to be said about people where it is time for them.
+
+    Nobody who did not ask is taken from the bot while people are away: they are only offered then.
+    """
     answer = Reply(answer) if isinstance(answer, str) else answer
     if not isinstance(answer, Reply | Stream) or not board.can_hand_over(message):
         return answer
+    begun = session.key in board.handoffs.open
     reason, mode = await _reason(board, message, session, answer)
     if not reason:
         return answer
-    if mode == "offer":
+    if mode == "offer" or (reason in Automatic.model_fields and not begun and board.is_away()):
         return _with_offer(answer, session, reason)
     source = next(iter(answer.all_sources if isinstance(answer, Reply) else answer.sources), "")
     text = await board.hand_over(message, session, reason, source)

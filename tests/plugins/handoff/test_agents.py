@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,26 @@ async def test_a_talk_has_one_agent_and_an_admin_may_take_it_over(bot: BotTester
     assert (await group.user("anna").say("/reply 1 您好")).text == "#1 已由 chief 认领。"
     assert told(bot, "u1") == ["人工客服已接入，请说。"]
     assert "chief 处理中" in (await group.user("ben").say("/handoffs")).text
+
+
+async def test_of_two_who_claim_at_once_one_has_it(bot: BotTester) -> None:
+    await bot.private("u1").say("转人工")
+    group = bot.group("s1")
+    both = await asyncio.gather(*(group.user(agent).say("/认领 1") for agent in ("anna", "ben")))
+    assert sorted("由您处理" in said.text for said in both) == [False, True]
+    assert sorted("已由" in said.text for said in both) == [False, True]
+    assert await counted(bot, "taken") == {"agent": 1}
+    assert told(bot, "u1") == ["人工客服已接入，请说。"]
+
+
+async def test_a_claim_and_the_customers_way_back_at_once_end_in_one_state(bot: BotTester) -> None:
+    for number in range(1, 6):
+        user = bot.private(f"u{number}")
+        await user.say("转人工")
+        claim = bot.private("anna").say(f"/认领 {number}")
+        await asyncio.gather(*((claim, user.say("/bot")) if number % 2 else (user.say("/bot"), claim)))
+        assert (await user.say("在吗")).text == "bot: 在吗"
+    assert "没有人工处理中" in (await bot.private("anna").say("/人工列表")).text
 
 
 async def test_who_answers_without_claiming_has_claimed(bot: BotTester) -> None:

@@ -73,6 +73,19 @@ async def test_outside_business_hours_a_customer_hears_when_people_are_back(
     assert "排在第 1 位" in (await user.say("转人工")).text
 
 
+async def test_at_night_nobody_who_did_not_ask_is_taken_from_the_bot(
+    bot_tester: BotTester, clock: Clock
+) -> None:
+    user = build(bot_tester, hours=HOURS).private("u1")
+    clock.set("2026-11-27 23:00")
+    said = (await user.say("你们的服务太差了")).text
+    assert said.startswith("bot: ")
+    assert "需要人工客服吗" in said
+    assert (await user.say("在吗")).text == "bot: 在吗"
+    clock.set("2026-12-01 10:00")
+    assert "交给人工客服" in (await user.say("你们的服务太差了")).text
+
+
 async def test_who_still_waits_at_the_end_of_the_day_is_told_once(
     bot_tester: BotTester, clock: Clock
 ) -> None:
