@@ -36,6 +36,7 @@ PROMISED = {
     "error": set(),
     "busy": {"seconds"},
     "rate_limited": {"seconds"},
+    "group_limited": {"seconds"},
     "too_long": {"limit"},
     "unsupported": set(),
     "model_offline": set(),
