@@ -1,0 +1,1 @@
+"""Keeps sensitive words out of both directions, and unwelcome users away."""

@@ -1,0 +1,1 @@
+"""The table of blocked users, revision by revision."""
