@@ -20,7 +20,7 @@ from bot.errors import (
     Undeliverable,
 )
 from bot.message import Chat, Message, Segment, User
-from bot.personal_data import mask
+from bot.personal_data import mask as mask_personal_data
 from bot.plugin import Commands, Handler, Next, Plugin
 from bot.reply import Answer, Attachment, Reply, Stream
 from bot.rules import Cooldowns, Facts, Rule, cooldown, group, parse_duration, private, role, to_me, unasked
@@ -79,7 +79,7 @@ __all__ = [
     "glance",
     "group",
     "keep_index",
-    "mask",
+    "mask_personal_data",
     "open_workspace",
     "parse_duration",
     "private",

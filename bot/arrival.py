@@ -26,6 +26,11 @@ class Arrival:
     shown: str | None = None
 
     @property
+    def limit(self) -> str:
+        """The limit that was reached, as it is counted; empty where none was."""
+        return {"rate_limited": "user_limit", "group_limited": "group_limit"}.get(self.refusal, "")
+
+    @property
     def untouched(self) -> bool:
         """Whether no plugin sees it: nothing is said anyway, or it brought the process down before."""
         return self.silent or self.refusal == "error"

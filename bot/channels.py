@@ -68,6 +68,10 @@ class Channels:
         """Whether what was sent to a chat with this key failed for good. Raises StoreError."""
         return await OutboxTable(self._store).failed(f"{_digest(chat, key)}-0")
 
+    def platform(self, name: str) -> str | None:
+        """The platform (`telegram`, ...) of the connector of that name, None where there is none."""
+        return next((item.kind for item in self._connectors.values() if item.name == name), None)
+
     def has_desk(self, message: Message) -> bool:
         """Whether the platform of a message has a desk of its own where people take over."""
         return isinstance(self._connector(message), HumanDesk)

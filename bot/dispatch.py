@@ -238,13 +238,16 @@ class Dispatch:
             return Arrival(inbox_id, message, refusal="too_long")
         if not message.to_me or message.event or self._roles(message):
             return Arrival(inbox_id, message)
-        wait = self._per_user.take(f"{message.bot}:{message.user.id}") if self._per_user else 0.0
-        if self._per_group and message.chat.group:
-            wait = wait or self._per_group.take(f"{message.bot}:{message.chat.id}")
+        user, chat = f"{message.bot}:{message.user.id}", f"{message.bot}:{message.chat.id}"
+        limit, key = "rate_limited", f"{chat}:{message.user.id}"
+        wait = self._per_user.take(user) if self._per_user else 0.0
+        if not wait and self._per_group and message.chat.group:
+            limit, key = "group_limited", chat
+            wait = self._per_group.take(chat)
         if not wait:
             return Arrival(inbox_id, message)
-        told = not self._cooldowns.take(id(self), f"{message.bot}:{message.chat.id}:{message.user.id}", wait)
-        return Arrival(inbox_id, message, refusal="rate_limited", wait=wait, silent=told)
+        told = not self._cooldowns.take(id(self), f"{limit}:{key}", wait)
+        return Arrival(inbox_id, message, refusal=limit, wait=wait, silent=told)
 
     def _key(self, message: Message) -> str:
         place = self._places[message.connector, message.bot]

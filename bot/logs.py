@@ -1,4 +1,4 @@
-"""Structured logs: one line per event to stderr, one trace id per message, no secret in any of them.
+"""Structured logs: one line per event to stderr, one trace id per message, no secret and no personal data.
 
 Modules log with `structlog.get_logger(__name__)`; the standard library's loggers pass the same processors.
 """
@@ -30,6 +30,11 @@ _SHORTEST = 4  # a shorter "secret" would blank out ordinary words
 _SECRET_KEY = re.compile(
     r"(?:^|[_-])(?:token|secret|password|passwd|api[_-]?key|aes[_-]?key|authorization|cookie)$", re.IGNORECASE
 )
+_EXACT_KEY = re.compile(
+    r"(?:^|[_-])(?:ids?|bot|chat|connector|delivery|identity|key|session|timestamp|trace|user)$",
+    re.IGNORECASE,
+)
+"""What names somebody or something: it must stay as it is, even where it looks like a telephone number."""
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(/(?:file/)?bot)\d+(?::|%3A)[\w-]+", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"\b\d{6,}:[A-Za-z0-9_-]{30,}"), HIDDEN),
@@ -126,8 +131,9 @@ def bind_trace(trace: str, **labels: str) -> AbstractContextManager[None]:
 
 
 class Redactor:
-    """A log processor that hides secrets (under keys named like one, in known forms, by exact value) and
-    what tells who a customer is.
+    """A log processor that hides secrets: under keys named like one, in known forms, by exact value.
+
+    Personal data are masked in all values but identifiers, which their keys tell.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
@@ -141,12 +147,16 @@ class Redactor:
         """structlog's processor protocol."""
         return {key: self._value(key, value) for key, value in event_dict.items()}
 
-    def text(self, text: str) -> str:
-        """`text` without secrets, and without characters that a terminal would act on."""
+    def text(self, text: str, *, exact: bool = False) -> str:
+        """`text` without secrets, without characters that a terminal would act on and, unless it is to stay
+        `exact`, without personal data.
+        """
         if self._known:
             text = self._known.sub(HIDDEN, text)
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
+        if not exact:
+            text = mask(text)
         return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
     def _value(self, key: object, value: Any) -> Any:
@@ -157,9 +167,9 @@ class Redactor:
         if isinstance(value, dict):
             return {self.text(str(name)): self._value(name, item) for name, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
-            return [self._value(None, item) for item in value]
-        text = self.text(value if isinstance(value, str) else repr(value))
-        return text if key in _EXACT else mask(text)
+            return [self._value(key, item) for item in value]
+        exact = isinstance(key, str) and _EXACT_KEY.search(key) is not None
+        return self.text(value if isinstance(value, str) else repr(value), exact=exact)
 
 
 def secret_values(config: Config) -> set[str]:

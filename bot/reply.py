@@ -47,7 +47,7 @@ class Reply:
     `source`/`sources` name what it rests on, `feedback` offers thumbs, `choices` offers follow-up
     questions (buttons where the platform has them), `markdown` says the text is CommonMark.
     `attachments` follow the text. `miss` says that it does not answer what was asked, for nobody knew;
-    `model` and `prefix` name what wrote it. `hand_over` asks for people to take the talk, and says why.
+    `model` and `prefix` name what wrote it. `hand_over` asks that people take the talk, and says why.
     """
 
     text: str
@@ -88,6 +88,7 @@ class Stream:
     confidence: float | None = None
     model: str = ""
     prefix: str = ""
+    hand_over: str = ""
 
     def finished(self, text: str) -> Reply:
         """The answer once all its pieces are there."""
@@ -99,6 +100,7 @@ class Stream:
             confidence=self.confidence,
             model=self.model,
             prefix=self.prefix,
+            hand_over=self.hand_over,
         )
 
 

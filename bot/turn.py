@@ -32,6 +32,7 @@ from bot.store.engine import Step
 from bot.store.history import History, trim
 from bot.store.inbox import Inbox
 from bot.store.outbox import PENDING, SENT, OutboxTable
+from bot.store.tally import Tally
 from model.types import Turn as Round
 
 log = structlog.get_logger(__name__)
@@ -340,6 +341,9 @@ class Turn:
         steps: list[Step] = []
         if finish and self._open:
             steps.append(Inbox.done(self._inbox_id))
+            if self._arrival.limit:
+                chat = f"{self.message.bot}:{self.message.chat.id}"
+                steps.append(Tally.add(time(), chat, "moderated", self._arrival.limit))
             if reply and not self.message.event:
                 answered = self._answered(reply)
                 steps.append(History.add(answered))

@@ -1,14 +1,16 @@
-"""转人工: hands a talk over to people who are told of it, and keeps the bot silent until it is given back.
+"""转人工: a talk is with the bot, waits for people (queued), or people have it (human) until it is closed.
 
-Where the platform has a desk of its own, people work there; elsewhere the configured staff chats are told.
-A message that is handled again after a crash finds what its first run left and completes it.
+Where the platform has a desk of its own, people work there; elsewhere the configured staff chats are told,
+and agents answer through the bot, which is silent meanwhile. A message that is handled again after a crash
+finds what its first run left and completes it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import Sequence
+from pathlib import Path
 from time import time
 
 from bot import (
@@ -23,65 +25,74 @@ from bot import (
     Next,
     Reply,
     Session,
-    Stream,
+    role,
     to_me,
 )
 from bot.store import History, Step, Store
-from plugins.handoff import commands as commands  # which register themselves
-from plugins.handoff.base import STAFF, Config, plugin
-from plugins.handoff.notes import Notes
-from plugins.handoff.signs import Signs
-from plugins.handoff.staff import Lines, tell, tell_staff, text_of, was_not_told
-from plugins.handoff.tables import Handoff, Handoffs
-from plugins.handoff.talks import Talks, joined, wanted
-from plugins.handoff.tone import is_angry
+from plugins.handoff.canned import read_canned
+from plugins.handoff.config import Config
+from plugins.handoff.relay import said_in, text_of
+from plugins.handoff.staff import STAFF, Agent, is_staff
+from plugins.handoff.switchboard import Switchboard
+from plugins.handoff.tables import Handoff, keep_streak
+from plugins.handoff.triggers import Streak
+from plugins.handoff.watch import offer, steps_of, watch
 from plugins.handoff.wish import wish
+
+__all__ = ["Config", "plugin"]
 
 KEPT = 90 * 86400.0
 """Seconds that a closed hand-over is kept."""
 BACK = ("bot", "机器人")
-REASONS = ("asked", "misses", "unsure", "vote", "tone", "plugin", "platform")
 _BACK = re.compile(rf"[/／](?:{'|'.join(BACK)})(?:\s|$)", re.IGNORECASE)
+_SWITCHBOARD = "switchboard"
+
+plugin = Plugin(
+    "handoff",
+    config=Config,
+    help="hands a talk over to people",
+    tables=Path(__file__).parent / "migrations",
+)
 
 
 @plugin.startup
 async def load(
     store: Store,
     memory: Memory,
+    history: History,
     channels: Channels,
     catalogue: Catalogue,
     background: Background,
     config: Config,
 ) -> None:
     """Take up what is open, and what staff are still to be told of it."""
-    handoffs = Handoffs(store, memory)
-    await handoffs.load()
-    await Signs(store, memory, config.automatic).load()
-    lines = Lines(handoffs, channels, catalogue, background)
-    for handoff in handoffs.open.values():
+    canned = config.canned
+    if config.canned_file is not None:
+        canned = canned | await asyncio.to_thread(read_canned, config.canned_file)
+    board = Switchboard(store, memory, history, channels, catalogue, background, config, canned)
+    memory.keep(_SWITCHBOARD, dict[str, Switchboard])[_SWITCHBOARD] = board
+    await board.handoffs.load()
+    for handoff in board.handoffs.open.values():
         if handoff.unsaid:
-            lines.tell_soon(handoff)
+            board.lines.tell_soon(handoff)
+
+
+def switchboard(memory: Memory) -> Switchboard:
+    """The one that was made when the plugin was loaded last."""
+    return memory.keep(_SWITCHBOARD, dict[str, Switchboard])[_SWITCHBOARD]
 
 
 # -- from the bot to people ---------------------------------------------------------------------
 
 
 @plugin.message(to_me, priority=5)
-async def hand_over(
-    message: Message,
-    session: Session,
-    channels: Channels,
-    catalogue: Catalogue,
-    history: History,
-    store: Store,
-    memory: Memory,
-    config: Config,
-) -> str | None:
+async def hand_over(message: Message, session: Session, memory: Memory, config: Config) -> str | None:
     """Give the talk of a customer who wants a person to the platform's desk, else tell the staff chats."""
     if not wish(message.text, config.words):
         return None
-    talks = Talks(Handoffs(store, memory), channels, catalogue, history, config)
-    return await talks.hand_over(message, session, "asked")
+    board = switchboard(memory)
+    offered = (await board.handoffs.streak(session.key)).now(time()).offered
+    return await board.hand_over(message, session, offered or "asked")
 
 
 @plugin.message(to_me, priority=30)
@@ -93,14 +104,41 @@ async def nobody(message: Message, session: Session, config: Config) -> str | No
 
 
 @plugin.event("session")
-async def follow(message: Message, session: Session, store: Store, memory: Memory) -> None:
+async def follow(message: Message, session: Session, memory: Memory) -> None:
     """The platform's desk took the talk, or it is not there any more."""
-    handoffs = Handoffs(store, memory)
-    holder, handoff = message.data.get("holder"), handoffs.open.get(session.key)
-    if holder in ("waiting", "people"):
-        await handoffs.begin(wanted(message, session, "platform", by_platform=True))
-    elif holder in ("bot", "nobody") and handoff is not None and handoff.by_platform:
-        await handoffs.close(handoff, by="platform", trace=message.trace, now=time())
+    await switchboard(memory).follow(message, session, message.data.get("holder"))
+
+
+@plugin.event("feedback")
+async def thumbs_down(
+    message: Message, session: Session, store: Store, memory: Memory, config: Config
+) -> None:
+    """A customer to whom an answer was of no help is offered a person, or gets one."""
+    board, mode = switchboard(memory), config.automatic.vote
+    if message.data.get("vote") not in (-1, "down") or mode == "off" or not board.can_hand_over(message):
+        return
+    rounds = await board.history.rounds(session.key, 50)
+    voted = next((item for item in rounds if item.inbox_id == message.data.get("inbox_id")), None)
+    handoff = board.handoffs.open.get(session.key)
+    if voted is None or (handoff is not None and handoff.trace != message.trace):
+        return
+    if mode == "hand_over" and (handoff is not None or not board.is_away()):
+        source = next(iter(voted.sources), "")
+        text = await board.hand_over(message, session, "vote", source)
+        if text is not None:
+            await session.say(text)
+        return
+    now = time()
+    if (await board.handoffs.streak(session.key)).now(now).offered == "vote":
+        return
+    await session.say(offer(session, "vote"))
+    await store.write(keep_streak(Streak(offered="vote", at=now), session.key, message))
+
+
+@plugin.answered
+async def remember(answered: Answered, memory: Memory) -> Sequence[Step]:
+    """How the bot does in a talk, so that two misses in a row are known as such after a restart."""
+    return await steps_of(switchboard(memory), answered)
 
 
 @plugin.event("feedback")
@@ -140,182 +178,163 @@ def note_signs(answered: Answered, store: Store, memory: Memory, config: Config)
 
 
 @plugin.middleware(priority=5)
-async def keep_silent(
+async def stand_by(
     message: Message,
     next: Next,  # noqa: A002 - the name it is injected by
     facts: Facts,
     session: Session,
-    channels: Channels,
-    catalogue: Catalogue,
-    history: History,
-    store: Store,
     memory: Memory,
     config: Config,
-    background: Background,
 ) -> Answer:
-    """Say nothing in a talk that people have, and pass on what the customer says; else see if people must."""
-    handoffs = Handoffs(store, memory)
-    talks = Talks(handoffs, channels, catalogue, history, config)
-    handoff = handoffs.open.get(session.key)
-    if handoff is not None and handoff.trace != message.trace:  # else it asked for it, before a crash
-        if handoff.by_platform:
-            if not await talks.with_people(handoff):
-                await handoffs.close(handoff, by="platform", trace=message.trace, now=time())
-                handoff = None
-        elif talks.is_over(handoff):
-            await talks.give_back(handoff)
-            handoff = handoffs.open.get(session.key)
-        if handoff is not None and not _is_for_the_bot(message, facts, handoff):
-            lines = Lines(handoffs, channels, catalogue, background)
-            return await _pass_on(message, session, handoff, lines, talks)
-    answer = await next(message)
-    if facts.roles.isdisjoint(STAFF):
-        signs = Signs(store, memory, config.automatic)
-        return await _see_if_people_must(answer, message, session, signs, talks)
-    return answer
-
-
-async def _pass_on(
-    message: Message, session: Session, handoff: Handoff, lines: Lines, talks: Talks
-) -> str | None:
+    """Say nothing in a talk that people have, and pass on what either side says."""
+    board = switchboard(memory)
+    handoff = await _still_open(board, session, message)
+    if handoff is None or handoff.trace == message.trace:  # the latter asked for it, before a crash
+        if is_staff(facts):
+            return await _for_staff(board, message, next, facts, session)
+        answer = await next(message)
+        return await watch(board, message, session, answer) if message.to_me else answer
+    if _is_for_the_bot(message, facts, handoff):
+        return await next(message)
     if not message.to_me:
         return None
-    said = "" if handoff.by_platform else _said(message)
-    await lines.add(handoff, said, message.trace)
-    if said and wish(message.text, talks.config.words):
-        return talks.place_in_line(handoff, session, "handoff_already")
+    said = "" if handoff.by_platform else said_in(message)
+    if not await board.lines.add(handoff, said, message.trace):
+        return await next(message)
+    if not said:
+        return None
+    if wish(message.text, config.words):
+        return board.again(handoff, session)
+    if handoff.state == "queued" and not handoff.told_away and board.is_away():
+        await board.handoffs.change(handoff, told_away=True)
+        return board.away(session)
     return None
 
 
-async def _see_if_people_must(
-    answer: Answer, message: Message, session: Session, signs: Signs, talks: Talks
+async def _for_staff(
+    board: Switchboard,
+    message: Message,
+    next: Next,  # noqa: A002
+    facts: Facts,
+    session: Session,
 ) -> Answer:
-    """The answer, with the talk handed over after it where it asks for that, or shows that it must be."""
-    if answer is None or not message.to_me or wish(message.text, talks.config.words):
-        return answer
-    if not isinstance(answer, str | Reply):
-        stream = answer if isinstance(answer, Stream) else Stream(answer)
-        reason = _reason(message, session, stream.finished(""), signs, talks)
-        more = await _call_people(talks, message, session, reason) if reason else None
-        return stream if more is None else replace(stream, chunks=_and(stream.chunks, f"\n\n{more}"))
-    reply = answer if isinstance(answer, Reply) else Reply(answer)
-    reason = _reason(message, session, reply, signs, talks)
-    more = await _call_people(talks, message, session, reason) if reason else None
-    return answer if more is None else joined(reply, more)
-
-
-def _reason(message: Message, session: Session, reply: Reply, signs: Signs, talks: Talks) -> str:
-    """Why people are needed, "" where they are not."""
-    if reply.hand_over:
-        return reply.hand_over if reply.hand_over in REASONS else "plugin"
-    if talks.config.automatic.mode == "off" or message.text.startswith(("/", "／")):
-        return ""
-    if talks.config.automatic.tone and is_angry(message.text):
-        return "tone"
-    return signs.reason(session.key, reply)
-
-
-async def _call_people(talks: Talks, message: Message, session: Session, reason: str) -> str | None:
-    """What the customer is told after the bot called people by itself, or instead of that."""
-    if reason != "plugin" and talks.config.automatic.mode == "off":
-        return None
-    if reason != "plugin" and talks.config.automatic.mode == "offer":
-        able = talks.channels.staff or talks.channels.has_desk(message)
-        return session.text("handoff_offer") if able else None
-    return await talks.hand_over(message, session, reason)
-
-
-async def _and(chunks: AsyncIterator[str], more: str) -> AsyncIterator[str]:
-    async for chunk in chunks:
-        yield chunk
-    yield more
+    """What an agent says in private is for the customer whose talk he took there, unless it is a command."""
+    agent = Agent(board, message, session, facts)
+    held = agent.held()
+    if held and not message.text.startswith(("/", "／")):
+        return await agent.say_plainly(held)
+    return await next(message)
 
 
 # -- back to the bot ----------------------------------------------------------------------------
 
 
 @plugin.command(*BACK, help="command_bot")
-async def back(
-    message: Message,
-    session: Session,
-    channels: Channels,
-    catalogue: Catalogue,
-    store: Store,
-    memory: Memory,
-    background: Background,
-) -> str:
+async def back(message: Message, session: Session, memory: Memory) -> str:
     """The customer has enough of waiting."""
-    handoffs = Handoffs(store, memory)
-    handoff = handoffs.open.get(session.key)
+    board = switchboard(memory)
+    handoff = board.handoffs.open.get(session.key)
     if handoff is not None:
-        await Lines(handoffs, channels, catalogue, background).tell(handoff)
-        text = text_of(catalogue, handoff, "handoff_released_staff")
-        await tell_staff(channels, text, f"handoff-{message.trace}")
-        await handoffs.close(handoff, by="customer", trace=message.trace, now=time())
+        await board.lines.tell(handoff)
+        text = text_of(board.catalogue, handoff, "handoff_released_staff")
+        await board.tell_staff(handoff, text, f"handoff-{message.trace}")
+        await board.end(handoff, by="customer", trace=message.trace)
     return session.text("handoff_back")
+
+
+# -- what agents do -----------------------------------------------------------------------------
+
+
+def _agent(message: Message, session: Session, memory: Memory, facts: Facts) -> Agent | None:
+    """The agent at work; None in a chat with customers."""
+    agent = Agent(switchboard(memory), message, session, facts)
+    return agent if agent.is_at_work else None
+
+
+@plugin.command("claim", "认领", help="command_claim", rules=[role(*STAFF)])
+async def claim(args: str, message: Message, session: Session, memory: Memory, facts: Facts) -> str:
+    """Take a talk, and see what was said in it."""
+    agent = _agent(message, session, memory, facts)
+    return await agent.claim(args) if agent else session.text("handoff_elsewhere")
+
+
+@plugin.command("reply", "回复", help="command_reply", rules=[role(*STAFF)])
+async def reply(args: str, message: Message, session: Session, memory: Memory, facts: Facts) -> str | None:
+    """Answer a customer in the bot's voice."""
+    agent = _agent(message, session, memory, facts)
+    return await agent.reply(args) if agent else session.text("handoff_elsewhere")
+
+
+@plugin.command("canned", "快捷", help="command_canned", rules=[role(*STAFF)])
+async def canned(args: str, message: Message, session: Session, memory: Memory, facts: Facts) -> str | None:
+    """Answer a customer with a prepared text, or list them."""
+    agent = _agent(message, session, memory, facts)
+    return await agent.canned(args) if agent else session.text("handoff_elsewhere")
+
+
+@plugin.command("note", "备注", help="command_note", rules=[role(*STAFF)])
+async def note(args: str, message: Message, session: Session, memory: Memory, facts: Facts) -> str:
+    """Write down something for other agents."""
+    agent = _agent(message, session, memory, facts)
+    return await agent.note(args) if agent else session.text("handoff_elsewhere")
+
+
+@plugin.command("release", "转回", help="command_release", rules=[role(*STAFF)])
+async def release(args: str, message: Message, session: Session, memory: Memory, facts: Facts) -> str:
+    """Give a talk back to the bot."""
+    agent = _agent(message, session, memory, facts)
+    return await agent.end(args, release=True) if agent else session.text("handoff_elsewhere")
+
+
+@plugin.command("close", "结束", help="command_close", rules=[role(*STAFF)])
+async def close(args: str, message: Message, session: Session, memory: Memory, facts: Facts) -> str:
+    """End a talk that is done."""
+    agent = _agent(message, session, memory, facts)
+    return await agent.end(args, release=False) if agent else session.text("handoff_elsewhere")
+
+
+@plugin.command("handoffs", "人工列表", help="command_handoffs", rules=[role(*STAFF)])
+async def list_open(args: str, message: Message, session: Session, memory: Memory, facts: Facts) -> str:
+    """The talks that wait or that people have."""
+    agent = _agent(message, session, memory, facts)
+    return await agent.list_open(args) if agent else session.text("handoff_elsewhere")
 
 
 # -- by the clock -------------------------------------------------------------------------------
 
 
 @plugin.schedule("* * * * *")
-async def remind(
-    channels: Channels, catalogue: Catalogue, store: Store, memory: Memory, config: Config
-) -> None:
-    """Tell staff which talks nobody has taken in time."""
-    rules, now = config.answering, time()
-    if rules is None:
-        return
-    handoffs = Handoffs(store, memory)
-    for handoff in handoffs.waiting:
-        if handoff.due_at is None or now < handoff.due_at:
-            continue
-        minutes = round((now - handoff.asked_at) / 60)
-        text = text_of(catalogue, handoff, "handoff_overdue", minutes=minutes, question=handoff.question)
-        for chat in dict.fromkeys((*rules.remind, *channels.staff)):
-            await tell(channels, chat, text, f"handoff-{handoff.number}-due-{handoff.reminders}")
-        if not handoff.reminders:
-            said = catalogue.text("handoff_busy", handoff.language)
-            await tell(channels, handoff.place, said, f"handoff-{handoff.number}-busy")
-        again = config.hours.after(now, rules.first_reply) if handoff.reminders + 1 < rules.times else None
-        await handoffs.change(handoff, reminders=handoff.reminders + 1, due_at=again)
+async def tick(memory: Memory) -> None:
+    """Tell staff what still waits and what is due, give back what nobody goes on with, forget what is old."""
+    board = switchboard(memory)
+    for handoff in list(board.handoffs.open.values()):
+        await board.lines.tell(handoff)
+        if board.is_over(handoff):
+            await board.give_back(handoff)
+        else:
+            await board.remind(handoff)
+            await board.give_up(handoff)
+    await board.handoffs.forget(time() - KEPT)
 
 
-@plugin.schedule("*/10 * * * *")
-async def tidy(
-    channels: Channels,
-    catalogue: Catalogue,
-    history: History,
-    store: Store,
-    memory: Memory,
-    config: Config,
-    background: Background,
-) -> None:
-    """Tell staff what still waits, give back what nobody goes on with, forget what was closed long ago."""
-    handoffs = Handoffs(store, memory)
-    talks = Talks(handoffs, channels, catalogue, history, config)
-    for handoff in list(handoffs.open.values()):
-        await Lines(handoffs, channels, catalogue, background).tell(handoff)
-        if talks.is_over(handoff):
-            await talks.give_back(handoff)
-        elif handoff.waits and await was_not_told(channels, f"handoff-{handoff.trace}"):
-            contact = catalogue.text("contact", handoff.language)
-            said = catalogue.text("handoff_nobody", handoff.language, contact=contact)
-            await tell(channels, handoff.place, said, f"handoff-{handoff.number}-nobody")
-            await handoffs.close(handoff, by="nobody", trace="", now=time())
-    await handoffs.forget(time() - KEPT)
-    await Notes(store).expire(time() - KEPT)
-    await Signs(store, memory, config.automatic).expire(time() - KEPT)
+# -- the pieces ---------------------------------------------------------------------------------
 
 
-def _said(message: Message) -> str:
-    """What staff read of a message: its text, and which media came with it."""
-    media = [part for part in message.segments if part.type not in ("text", "mention")]
-    return "\n".join(filter(None, [message.text, *(f"[{part.type}] {part.text}".rstrip() for part in media)]))
+async def _still_open(board: Switchboard, session: Session, message: Message) -> Handoff | None:
+    """The open hand-over of a talk, unless it turns out to be over."""
+    handoff = board.handoffs.open.get(session.key)
+    if handoff is None or handoff.trace == message.trace:
+        return handoff
+    if handoff.by_platform:
+        if not await board.with_people(handoff):
+            await board.close(handoff, by="platform", trace=message.trace)
+    elif board.is_over(handoff):
+        await board.give_back(handoff)
+    return board.handoffs.open.get(session.key)
 
 
 def _is_for_the_bot(message: Message, facts: Facts, handoff: Handoff) -> bool:
     """Staff's commands always are; of the customer's only the way back, where the bot may open it."""
-    if not facts.roles.isdisjoint(STAFF) and message.text.startswith(("/", "／")):
+    if is_staff(facts) and message.text.startswith(("/", "／")):
         return True
     return not handoff.by_platform and _BACK.match(message.text) is not None

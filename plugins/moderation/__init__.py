@@ -1,1 +1,1 @@
-"""Keeps sensitive words, blocked users and floods out, and personal data out of what is kept."""
+"""Keeps sensitive words out of both directions, and unwelcome users away."""

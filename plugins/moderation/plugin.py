@@ -1,21 +1,18 @@
-"""Sensitive words in both directions, blocked and muted users, and no personal data in the history."""
+"""Keeps sensitive words out of what comes in and goes out, personal data out of the history, and users away.
+
+A message passes here before any other plugin sees it, and its answer after all of them.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import time
-from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
+import structlog
 
 from bot import (
     Answer,
-    ConfigPath,
+    Channels,
     Facts,
     Memory,
     Message,
@@ -23,66 +20,59 @@ from bot import (
     Plugin,
     Reply,
     Session,
-    Stream,
-    mask,
-    parse_duration,
+    mask_personal_data,
     role,
 )
-from bot.store import Audit, Step, Store, Tally
-from plugins.moderation.files import read_words
-from plugins.moderation.streaming import HidingStream
-from plugins.moderation.tables import Blocks
-from plugins.moderation.words import Action, Words
+from bot.store import Audit, Store, Tally
+from plugins.moderation.blocking import blocked_now, describe, parse_block, whom
+from plugins.moderation.config import Config
+from plugins.moderation.lexicon import masked
+from plugins.moderation.screening import AT_ONCE, Outgoing, screen_message
+from plugins.moderation.state import State, read_files, state_of
+from plugins.moderation.tables import Block, Blocks
+from plugins.moderation.words import Word
 
-STAFF = ("agents", "admins")
-REMEMBERED = 10_000
-"""Users whose refused messages are counted; the oldest are forgotten first."""
-_Identity = Annotated[str, StringConstraints(pattern=r"^[^\s:]+:\S+$")]
-_Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+__all__ = ["Config", "plugin"]
 
-
-class Mute(BaseModel, extra="forbid"):
-    """Who sends so many refused messages within a time hears nothing for a while."""
-
-    after: Annotated[int, Field(ge=1)] = 3
-    within: _Duration = 600.0
-    lasts: _Duration = 1800.0
-
-
-class Config(BaseModel, extra="forbid"):
-    """Lists of words and what is done about them, who is kept out, and what the history does not keep."""
-
-    files: list[ConfigPath] = []
-    action: Action = "block"
-    pinyin: bool = False
-    blocked: list[_Identity] = []
-    mute: Mute | None = Mute()
-    mask_history: bool = True
-
+log = structlog.get_logger(__name__)
+STAFF = frozenset({"admins", "agents"})
+MEASURE = "moderated"
+AUTOMATIC = "moderation"
+"""Who blocks a user that had too many messages blocked."""
+_TELL_AGAIN = 86400.0
+_LISTED = 50
 
 plugin = Plugin(
     "moderation",
     config=Config,
-    help="keeps sensitive words and blocked users out",
+    help="keeps sensitive words and unwelcome users away",
     tables=Path(__file__).parent / "migrations",
 )
 
 
-@dataclass(slots=True)
-class State:
-    """The compiled lists, and when users' messages were refused."""
-
-    words: Words = field(default_factory=lambda: Words(()))
-    refused: OrderedDict[str, deque[float]] = field(default_factory=OrderedDict)
-
-
 @plugin.startup
-async def load(store: Store, memory: Memory, config: Config) -> None:
-    """Compile the lists, and take up who is blocked. Raises DataError."""
-    state = memory.keep("state", State)
-    words = await asyncio.to_thread(read_words, config.files, config.action)
-    state.words = await asyncio.to_thread(Words, words, pinyin=config.pinyin)
-    await Blocks(store, memory).load()
+async def load(store: Store, memory: Memory, channels: Channels, config: Config) -> None:
+    """Read the words and who is blocked."""
+    state = state_of(memory)
+    await read_files(state, config)
+    blocks = Blocks(store)
+    await blocks.load()
+    state.blocks = blocks
+    for identity in config.blocked:
+        name = identity.partition(":")[0]
+        if channels.platform(name) is None:
+            log.warning(
+                "a blocked user is of no connector", key="plugins.moderation.blocked", identity=identity
+            )
+
+
+@plugin.kept
+def keep(args: str, memory: Memory, config: Config) -> str:
+    """What the history keeps: no personal data, and no words that came in with a blocked message."""
+    lexicon = state_of(memory).lexicon
+    if lexicon is not None and len(args) <= 2 * AT_ONCE:
+        args = masked(args, lexicon.hits(args))
+    return mask_personal_data(args) if config.mask_history else args
 
 
 @plugin.middleware(priority=1)
@@ -91,148 +81,129 @@ async def moderate(
     next: Next,  # noqa: A002 - the name it is injected by
     facts: Facts,
     session: Session,
-    store: Store,
     memory: Memory,
+    store: Store,
     config: Config,
 ) -> Answer:
-    """Turn away what must not come in, and hide in the answer what must not go out."""
-    state = memory.keep("state", State)
-    if facts.roles.isdisjoint(STAFF):
-        if _until(message, Blocks(store, memory), config) is not None:
-            await store.write(_counted(message, "blocked_user"))
-            return None
-        hidden, found = state.words.hide(message.text)
-        if any(one.word.action == "block" for one in found):
-            return await _refuse(message, session, store, memory, config) if message.to_me else None
-        if found:
-            await store.write(_counted(message, "word"))
-            message = replace(message, text=hidden)
-    answer = await next(message)
-    return await _hide(answer, state.words, message, store) if len(state.words) else answer
+    """Turn away who is blocked, and screen the message and its answer."""
+    state = state_of(memory)
+    is_staff = not STAFF.isdisjoint(facts.roles)
+    if not is_staff and blocked_now(state, config, message):
+        return await _turn_away(state, message, session, store, config)
+    if state.lexicon is None:
+        return await next(message)
+    seen, found = await screen_message(state.lexicon, message)
+    if found.found:
+        await store.write(Tally.add(time(), _place(message), MEASURE, "word"))
+    if found.blocked is not None and not is_staff:
+        return await _refuse(state, message, session, store, config, found.blocked)
+    outgoing = Outgoing(
+        state.lexicon,
+        session.text("moderation_withheld", contact=session.text("contact")),
+        session.text("moderation_cut"),
+        lambda word: _count_answer(store, message, word),
+    )
+    return await outgoing.answer(await next(seen))
 
 
-@plugin.kept
-def keep(args: str, config: Config) -> str:
-    """What tells who somebody is does not stay in the history."""
-    return mask(args) if config.mask_history else args
+async def _turn_away(
+    state: State, message: Message, session: Session, store: Store, config: Config
+) -> Reply | None:
+    """Say nothing to somebody who is blocked, or once a day why."""
+    await store.write(Tally.add(time(), _place(message), MEASURE, "blocked_user"))
+    if not config.tell_blocked or not message.to_me:
+        return None
+    if not state.told.take(0, f"{message.bot}:{message.user.id}", _TELL_AGAIN):
+        return None
+    return Reply(session.text("moderation_blocked_user", contact=session.text("contact")))
 
 
-@plugin.schedule("17 * * * *")
-async def tidy(store: Store, memory: Memory) -> None:
-    """Forget blocks that are over."""
-    await Blocks(store, memory).tidy()
+async def _refuse(
+    state: State, message: Message, session: Session, store: Store, config: Config, word: Word
+) -> Reply | None:
+    """Answer in the place of all handlers; whoever does it again and again is not listened to for a while."""
+    log.info("a message was blocked", category=word.category or "word", user=message.user.id)
+    if not message.to_me:
+        return None
+    mute, now = config.mute, time()
+    user = (message.bot, message.user.id)
+    if mute.after is None or not state.strikes.add(user, now, after=mute.after, within=mute.within):
+        return Reply(session.text("moderation_refused"))
+    block = Block(*user, message.connector, now + mute.lasts, AUTOMATIC, now)
+    await _blocks(state).put(block, Audit.add(AUTOMATIC, "block", block.identity, f"{mute.after} messages"))
+    return Reply(session.text("moderation_muted", minutes=max(1, round(mute.lasts / 60))))
 
 
-# -- what admins say ----------------------------------------------------------------------------
+async def _count_answer(store: Store, message: Message, word: Word | None) -> None:
+    if word is not None:
+        log.warning("an answer was blocked", category=word.category or "word")
+    await store.write(Tally.add(time(), _place(message), MEASURE, "out_word"))
+
+
+# -- what admins do -----------------------------------------------------------------------------
 
 
 @plugin.command("block", "拉黑", help="command_block", rules=[role("admins")])
-async def block(args: str, message: Message, session: Session, store: Store, memory: Memory) -> str:
-    """Keep user `args` ("connector:id", perhaps with a duration) out."""
-    name, _, lasts = args.strip().partition(" ")
-    try:
-        until = time() + parse_duration(lasts.strip()) if lasts.strip() else None
-    except ValueError:
-        return session.text("moderation_block_usage")
-    if not _is_name(name):
-        return session.text("moderation_block_usage")
-    by = f"{message.bot}:{message.user.id}"
-    await Blocks(store, memory).block(name, until, by, Audit.add(message, "block", name, lasts.strip()))
-    return session.text("moderation_blocked_user", user=name)
+async def block(args: str, message: Message, session: Session, memory: Memory, channels: Channels) -> str:
+    """Listen no more to a user, for so many minutes or until unblocked."""
+    parsed = parse_block(args)
+    if parsed is None:
+        return session.text("moderation_usage")
+    given, minutes = parsed
+    bot, user, platform = whom(given, message, channels)
+    now = time()
+    until = None if minutes is None else now + minutes * 60
+    made = Block(bot, user, platform, until, f"{message.bot}:{message.user.id}", now)
+    detail = "" if minutes is None else f"{minutes} minutes"
+    await _blocks(state_of(memory)).put(made, Audit.add(message, "block", made.identity, detail))
+    return describe(made, session, now)
 
 
 @plugin.command("unblock", "解除拉黑", help="command_unblock", rules=[role("admins")])
-async def unblock(args: str, message: Message, session: Session, store: Store, memory: Memory) -> str:
-    """Let user `args` in again."""
-    name = args.strip()
-    done = await Blocks(store, memory).unblock(name, Audit.add(message, "unblock", name))
-    return session.text("moderation_unblocked" if done else "moderation_not_blocked", user=name)
+async def unblock(
+    args: str, message: Message, session: Session, memory: Memory, channels: Channels, config: Config
+) -> str:
+    """Listen to a user again."""
+    parsed = parse_block(args)
+    if parsed is None or parsed[1] is not None:
+        return session.text("moderation_usage")
+    bot, user, _ = whom(parsed[0], message, channels)
+    identity, blocks = f"{bot}:{user}", _blocks(state_of(memory))
+    if blocks.find(bot, user, time()) is None:
+        key = "moderation_by_config" if identity in config.blocked else "moderation_not_blocked"
+        return session.text(key, user=identity)
+    await blocks.end(bot, user, Audit.add(message, "unblock", identity))
+    return session.text("moderation_unblocked", user=identity)
 
 
 @plugin.command("blocks", "黑名单", help="command_blocks", rules=[role("admins")])
-async def list_blocks(session: Session, store: Store, memory: Memory, config: Config) -> str:
-    """Who is kept out, and for how long."""
-    blocked = {**Blocks(store, memory).all(), **dict.fromkeys(config.blocked, math.inf)}
-    lines = [
-        name
-        if until == math.inf
-        else session.text("moderation_block_item", user=name, minutes=math.ceil((until - time()) / 60))
-        for name, until in blocked.items()
-    ]
-    return "\n".join(lines) or session.text("moderation_no_blocks")
+async def list_blocks(
+    message: Message, session: Session, memory: Memory, store: Store, config: Config
+) -> str:
+    """Who is not listened to."""
+    now = time()
+    lines = [describe(item, session, now) for item in _blocks(state_of(memory)).all(now)]
+    lines += [session.text("moderation_by_config", user=identity) for identity in config.blocked]
+    await Audit(store).note(message, "blocks")
+    if not lines:
+        return session.text("moderation_none")
+    more = [f"… +{len(lines) - _LISTED}"] if len(lines) > _LISTED else []
+    return "\n".join([*lines[:_LISTED], *more])
+
+
+@plugin.schedule("17 * * * *")
+async def tidy(memory: Memory) -> None:
+    """Forget blocks that are over."""
+    await _blocks(state_of(memory)).forget(time())
 
 
 # -- the pieces ---------------------------------------------------------------------------------
 
 
-async def _refuse(
-    message: Message, session: Session, store: Store, memory: Memory, config: Config
-) -> str | None:
-    """Say why, and mute who goes on and on."""
-    steps = [_counted(message, "word")]
-    if config.mute is None or not _is_once_too_often(message, memory.keep("state", State), config.mute):
-        await store.write(*steps)
-        return session.text("moderation_refused")
-    name = f"{message.bot}:{message.user.id}"
-    steps.append(_counted(message, "muted"))
-    await Blocks(store, memory).block(name, time() + config.mute.lasts, plugin.name, *steps)
-    return session.text("moderation_muted", minutes=math.ceil(config.mute.lasts / 60))
+def _blocks(state: State) -> Blocks:
+    assert state.blocks is not None, "the plugin was started"
+    return state.blocks
 
 
-def _is_once_too_often(message: Message, state: State, mute: Mute) -> bool:
-    name, now = f"{message.bot}:{message.user.id}", time()
-    times = state.refused.setdefault(name, deque())
-    state.refused.move_to_end(name)
-    while len(state.refused) > REMEMBERED:
-        state.refused.popitem(last=False)
-    times.append(now)
-    while times[0] <= now - mute.within:
-        times.popleft()
-    if len(times) < mute.after:
-        return False
-    del state.refused[name]
-    return True
-
-
-def _until(message: Message, blocks: Blocks, config: Config) -> float | None:
-    """Until when a sender is kept out, by the name of its connector or of the platform."""
-    for name in (f"{message.bot}:{message.user.id}", f"{message.connector}:{message.user.id}"):
-        until = math.inf if name in config.blocked else blocks.until(name)
-        if until is not None:
-            return until
-    return None
-
-
-async def _hide(answer: Answer, words: Words, message: Message, store: Store) -> Answer:
-    """The answer without the words; one that grows is shown as far as none can begin."""
-    if answer is None:
-        return None
-    if isinstance(answer, str):
-        answer = Reply(answer)
-    if isinstance(answer, Reply):
-        text, found = words.hide(answer.text)
-        if found:
-            await store.write(_counted(message, "out_word"))
-        return replace(answer, text=text, choices=tuple(words.hide(one)[0] for one in answer.choices))
-    stream = answer if isinstance(answer, Stream) else Stream(answer)
-    return replace(stream, chunks=_hide_chunks(stream.chunks, words, message, store))
-
-
-async def _hide_chunks(
-    chunks: AsyncIterator[str], words: Words, message: Message, store: Store
-) -> AsyncIterator[str]:
-    hiding = HidingStream(words)
-    async for chunk in chunks:
-        yield hiding.push(chunk)
-    yield hiding.end()
-    if hiding.found:
-        await store.write(_counted(message, "out_word"))
-
-
-def _counted(message: Message, rule: str) -> Step:
-    return Tally.add(time(), f"{message.bot}:{message.chat.id}", "moderated", rule)
-
-
-def _is_name(text: str) -> bool:
-    connector, colon, who = text.partition(":")
-    return bool(connector and colon and who) and not any(map(str.isspace, text))
+def _place(message: Message) -> str:
+    return f"{message.bot}:{message.chat.id}"

@@ -1,93 +1,97 @@
-"""Who is blocked, until when and by whom."""
+"""Blocked users: every one in the database, and in memory too, since each message is looked up."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from time import time
+from dataclasses import dataclass
 
-from sqlalchemy import Float, String, bindparam, delete, select
+from sqlalchemy import Index, String, bindparam, delete, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
-from bot import Memory
 from bot.store import Base, Step, Store
 
 
 class BlockRow(Base):
-    """One blocked user of a connector."""
+    """A user of a connector (`bot`, of the platform `connector`) who is not listened to."""
 
     __tablename__ = "moderation_block"
+    __table_args__ = (Index("ix_moderation_block_until", "until"),)
 
-    connector: Mapped[str] = mapped_column(String(64), primary_key=True)
+    bot: Mapped[str] = mapped_column(String(64), primary_key=True)
     user: Mapped[str] = mapped_column(String(128), primary_key=True)
-    until: Mapped[float | None] = mapped_column(Float)
+    connector: Mapped[str] = mapped_column(String(64))
+    until: Mapped[float | None]
     by: Mapped[str] = mapped_column(String(256))
-    at: Mapped[float] = mapped_column(Float)
+    at: Mapped[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Who is not listened to, until when (unix time; None: until unblocked), by whom and since when."""
+
+    bot: str
+    user: str
+    connector: str
+    until: float | None
+    by: str
+    at: float
+
+    @property
+    def identity(self) -> str:
+        """The user as the configuration writes it."""
+        return f"{self.bot}:{self.user}"
+
+    def holds(self, now: float) -> bool:
+        """Whether it is not over yet."""
+        return self.until is None or now < self.until
 
 
 _INSERT = insert(BlockRow)
-_BLOCK = _INSERT.on_conflict_do_update(
-    index_elements=["connector", "user"],
-    set_={name: _INSERT.excluded[name] for name in ("until", "by", "at")},
+_PUT = _INSERT.on_conflict_do_update(
+    index_elements=["bot", "user"],
+    set_={name: getattr(_INSERT.excluded, name) for name in ("connector", "until", "by", "at")},
 )
-_UNBLOCK = delete(BlockRow).where(BlockRow.connector == bindparam("place"), BlockRow.user == bindparam("who"))
-
-
-@dataclass(slots=True)
-class _Known:
-    """`until` by "connector:user" (None: for good), read once."""
-
-    until: dict[str, float | None] = field(default_factory=dict)
-    loaded: bool = False
+_END = delete(BlockRow).where(
+    BlockRow.bot == bindparam("which_bot"), BlockRow.user == bindparam("which_user")
+)
+_COLUMNS = [getattr(BlockRow, name) for name in Block.__slots__]
 
 
 class Blocks:
-    """Blocked users, in memory and in the database. A user is named "connector:id"."""
+    """Reads and writes blocks; what else is to be committed with a change is handed in as steps."""
 
-    def __init__(self, store: Store, memory: Memory) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._known = memory.keep("blocks", _Known)
+        self._known: dict[tuple[str, str], Block] = {}
 
     async def load(self) -> None:
-        """Read them, unless they were read."""
-        if not self._known.loaded:
-            for row in await self._store.read(select(BlockRow.connector, BlockRow.user, BlockRow.until)):
-                self._known.until[f"{row.connector}:{row.user}"] = row.until
-            self._known.loaded = True
+        """Read all of them. Raises StoreError."""
+        rows = await self._store.read(select(*_COLUMNS))
+        blocks = [Block(**{name: getattr(row, name) for name in Block.__slots__}) for row in rows]
+        self._known = {(block.bot, block.user): block for block in blocks}
 
-    def until(self, name: str) -> float | None:
-        """The unix time until which a user is blocked, infinity for good; None for who is not."""
-        if name not in self._known.until:
-            return None
-        until = self._known.until[name]
-        if until is not None and until <= time():
-            return None
-        return float("inf") if until is None else until
+    def find(self, bot: str, user: str, now: float) -> Block | None:
+        """The block of a user, unless it is over."""
+        block = self._known.get((bot, user))
+        return block if block is not None and block.holds(now) else None
 
-    def all(self) -> dict[str, float]:
-        """Everybody who is blocked, and until when."""
-        found = {name: self.until(name) for name in self._known.until}
-        return {name: until for name, until in sorted(found.items()) if until is not None}
+    def all(self, now: float) -> list[Block]:
+        """Those that hold, the newest first."""
+        held = [block for block in self._known.values() if block.holds(now)]
+        return sorted(held, key=lambda block: block.at, reverse=True)
 
-    async def block(self, name: str, until: float | None, by: str, *steps: Step) -> None:
-        """Keep a user out until a unix time, or for good; `steps` are committed, too. Raises StoreError."""
-        place, _, who = name.partition(":")
-        row = {"connector": place, "user": who, "until": until, "by": by[:256], "at": time()}
-        await self._store.write(Step(_BLOCK, [row]), *steps)
-        self._known.until[name] = until
+    async def put(self, block: Block, *with_it: Step) -> None:
+        """Block a user, or change for how long. Raises StoreError."""
+        row = {name: getattr(block, name) for name in Block.__slots__}
+        await self._store.write(Step(_PUT, [row]), *with_it)
+        self._known[block.bot, block.user] = block
 
-    async def unblock(self, name: str, *steps: Step) -> bool:
-        """Let a user in again; False for one who was not blocked. Raises StoreError."""
-        if self.until(name) is None:
-            return False
-        place, _, who = name.partition(":")
-        await self._store.write(Step(_UNBLOCK, [{"place": place, "who": who}]), *steps)
-        del self._known.until[name]
-        return True
+    async def end(self, bot: str, user: str, *with_it: Step) -> None:
+        """Listen to a user again. Raises StoreError."""
+        await self._store.write(Step(_END, [{"which_bot": bot, "which_user": user}]), *with_it)
+        self._known.pop((bot, user), None)
 
-    async def tidy(self) -> None:
-        """Forget blocks that are over."""
-        for name, until in list(self._known.until.items()):
-            if until is not None and until <= time():
-                del self._known.until[name]
-        await self._store.execute(delete(BlockRow).where(BlockRow.until <= time()))
+    async def forget(self, now: float) -> None:
+        """Remove what is over. Raises StoreError."""
+        await self._store.execute(delete(BlockRow).where(BlockRow.until < now))
+        self._known = {key: block for key, block in self._known.items() if block.holds(now)}

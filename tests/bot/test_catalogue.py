@@ -36,6 +36,7 @@ PROMISED = {
     "error": set(),
     "busy": {"seconds"},
     "rate_limited": {"seconds"},
+    "group_limited": {"seconds"},
     "too_long": {"limit"},
     "unsupported": set(),
     "model_offline": set(),
@@ -43,11 +44,12 @@ PROMISED = {
     "stream_later": set(),
     "handoff_staff": {"user", "chat", "channel", "reason", "question", "number"},
     "handoff_message": {"number", "user", "text"},
-    "handoff_list_item": {"number", "channel", "user", "minutes", "question"},
+    "handoff_list_item": {"number", "channel", "user", "state", "minutes", "question"},
     "handoff_reply": {"text"},
+    "handoff_reply_group": {"user", "text"},
+    "handoff_position": {"position", "minutes"},
     "handoff_away": {"when"},
-    "handoff_in_line": {"before"},
-    "handoff_overdue": {"number", "user", "minutes", "question"},
+    "handoff_due": {"number", "user", "minutes", "question"},
     "web.title": set(),
     "web.placeholder": set(),
     "web.send": set(),
@@ -69,18 +71,9 @@ def templates(catalogue: Catalogue, key: str) -> list[str]:
     back = {name: f"{{{name}}}" for name in ("contact", "options", "number", "question", "text", "title")}
     back |= {name: f"{{{name}}}" for name in ("name", "help", "command", "nearest", "seconds", "limit")}
     back |= {name: f"{{{name}}}" for name in ("user", "chat", "channel", "minutes")}
-    back |= {
-        name: f"{{{name}}}" for name in ("after", "agent", "answer", "before", "by", "count", "day", "down")
-    }
-    back |= {
-        name: f"{{{name}}}"
-        for name in ("escalated", "faq", "id", "mean", "median", "more", "names", "ninety")
-    }
-    back |= {
-        name: f"{{{name}}}"
-        for name in ("numbers", "problem", "questions", "rate", "reason", "share", "source", "talk")
-    }
-    back |= {name: f"{{{name}}}" for name in ("up", "when")}
+    back |= {name: f"{{{name}}}" for name in ("agent", "position", "reason", "state", "when", "transcript")}
+    back |= {name: f"{{{name}}}" for name in ("numbers", "sources", "percent", "answer")}
+    back |= {name: f"{{{name}}}" for name in ("month", "date", "day", "time")}
     return [catalogue.text(key, language, **back) for language in LANGUAGES]
 
 

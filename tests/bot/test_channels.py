@@ -166,3 +166,15 @@ async def test_a_reply_knows_the_return_path_of_its_message(tester: BotTester) -
     message = replace(tester.private().message("/lost"), return_path="https://x.test/once")
     (part,) = (await tester.deliver(message)).replies
     assert part.target.return_path == "https://x.test/once"
+
+
+async def test_a_connector_is_known_by_its_name(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.command("platform")
+    def platform(args: str, channels: Channels) -> str:
+        return str(channels.platform(args))
+
+    mei = bot_tester.use(plugin).private("mei")
+    assert (await mei.say("/platform bot")).text == "test"
+    assert (await mei.say("/platform test")).text == "None"

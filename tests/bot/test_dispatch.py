@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from bot.compose import target_of
 from bot.errors import Overloaded
 from bot.reply import Outgoing
 from bot.session import session_key
+from bot.store import Tally
 from bot.store.inbox import MAX_ATTEMPTS, Inbox
 from bot.store.outbox import SENT, OutboxTable
 from bot.testing import BotTester, Person
@@ -536,6 +538,37 @@ async def test_a_flooder_is_told_once(bot_tester: BotTester) -> None:
     bot_tester.use(plugin_with(echo)).configure(limits={"per_user": "1/minute"})
     user = bot_tester.private()
     assert [bool((await user.say("hi")).text) for _ in range(4)] == [True, True, False, False]
+
+
+async def test_a_group_is_told_once_and_its_people_are_not_blamed(bot_tester: BotTester) -> None:
+    bot_tester.use(plugin_with(echo)).configure(limits={"per_group": "2/minute"})
+    group = bot_tester.group("g1")
+    texts = [(await group.user(name).say("@bot hi")).text for name in ("mei", "li", "bo", "mei", "li")]
+    assert texts[:2] == ["echo hi", "echo hi"]
+    assert "in this group" in texts[2]
+    assert texts[3:] == ["", ""]
+    assert (await bot_tester.group("g2").user("mei").say("@bot hi")).text == "echo hi"
+
+
+async def test_staff_have_no_limits(bot_tester: BotTester) -> None:
+    roles = {"admins": ["bot:boss"], "agents": ["test:agent"]}
+    limits = {"per_user": "1/minute", "per_group": "1/minute"}
+    bot_tester.use(plugin_with(echo)).configure(limits=limits, roles=roles)
+    group = bot_tester.group("g1")
+    for name in ("boss", "agent", "boss", "agent", "mei"):
+        assert (await group.user(name).say("@bot hi")).text == "echo hi"
+
+
+async def test_messages_over_a_limit_are_counted(bot_tester: BotTester) -> None:
+    limits = {"per_user": "1/minute", "per_group": "2/minute"}
+    bot_tester.use(plugin_with(echo)).configure(limits=limits)
+    group = bot_tester.group("g1")
+    for name in ("mei", "mei", "mei", "li", "bo"):
+        await group.user(name).say("@bot hi")
+    app = await bot_tester.app()
+    now = time.time()
+    counts = await Tally(app.store).sums("moderated", now - 900, now + 900, chats=["bot:g1"])
+    assert [(item.label, item.count) for item in counts] == [("user_limit", 2), ("group_limit", 1)]
 
 
 async def test_say_sends_before_the_answer(bot_tester: BotTester) -> None:

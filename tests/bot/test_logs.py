@@ -209,3 +209,32 @@ def test_a_registered_value_never_survives(secret: str, before: str, after: str)
 @pytest.mark.parametrize("text", ["\x1b[31mred", "a\rb", "\x9b2J", "bell\x07", "line\u2028break"])
 def test_text_cannot_steer_the_terminal(text: str) -> None:
     assert Redactor().text(text).isprintable()
+
+
+def test_personal_data_are_masked_but_not_where_they_name_somebody(output: Output) -> None:
+    phone, card = "13812345678", "4111111111111111"
+    known = {"user": phone, "chat": card, "message_id": card, "session": f"a:{phone}", "phones": [phone]}
+    structlog.get_logger("shop").warning(
+        f"call {phone}", text=[f"card {card}"], mail={"to": "li@b.cn"}, **known
+    )
+    logging.getLogger("library").warning("from %s", phone)
+    ours, theirs = output.events()
+    assert (ours["event"], ours["text"], ours["mail"]) == (
+        "call 138****5678",
+        ["card 4111********1111"],
+        {"to": "l*@b.cn"},
+    )
+    assert {key: ours[key] for key in ("user", "chat", "message_id", "session")} == {
+        key: known[key] for key in ("user", "chat", "message_id", "session")
+    }
+    assert ours["phones"] == ["138****5678"]
+    assert theirs["event"] == "from 138****5678"
+
+
+def test_personal_data_in_a_traceback_are_masked(output: Output) -> None:
+    try:
+        raise ValueError("no such number: 13812345678")
+    except ValueError:
+        structlog.get_logger("shop").exception("failed")
+    assert "138****5678" in output.getvalue()
+    assert "13812345678" not in output.getvalue()

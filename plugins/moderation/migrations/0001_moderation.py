@@ -12,12 +12,14 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "moderation_block",
-        sa.Column("connector", sa.String(64), primary_key=True),
+        sa.Column("bot", sa.String(64), primary_key=True),
         sa.Column("user", sa.String(128), primary_key=True),
-        sa.Column("until", sa.Float()),
+        sa.Column("connector", sa.String(64), nullable=False),
+        sa.Column("until", sa.Float(), nullable=True),
         sa.Column("by", sa.String(256), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
     )
+    op.create_index("ix_moderation_block_until", "moderation_block", ["until"])
 
 
 def downgrade() -> None:

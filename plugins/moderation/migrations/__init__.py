@@ -1,1 +1,1 @@
-"""The moderation tables, revision by revision."""
+"""The table of blocked users, revision by revision."""

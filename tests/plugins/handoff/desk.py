@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot import ConnectorError, Message, Plugin, Undeliverable
+from bot import ConnectorError, Message, Plugin, Segment, Undeliverable
 from bot.connectors.base import Capabilities
 from bot.reply import Outgoing, Target
 from bot.testing import FakeConnector
@@ -39,6 +39,20 @@ class PickyConnector(FakeConnector):
         if outgoing.target.chat in self.refused:
             raise Undeliverable("no such chat")
         return await super().send(outgoing)
+
+
+class MediaConnector(FakeConnector):
+    """A platform that takes images and gives media, unless it is `broken`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.capabilities = Capabilities(pull=True, attachments=frozenset({"image"}))
+        self.broken = False
+
+    async def fetch(self, segment: Segment, limit: int) -> bytes:
+        if self.broken:
+            raise ConnectorError("gone")
+        return segment.ref.encode()
 
 
 class DeskConnector(FakeConnector):

@@ -6,8 +6,8 @@ import pytest
 
 from bot.inject import Call
 from bot.testing import BotTester
-from plugins.handoff import commands, staff, talks
-from plugins.handoff import plugin as module
+from plugins.handoff import plugin as plugin_module
+from plugins.handoff import relay, staff, switchboard, watch
 from plugins.handoff.plugin import plugin
 from tests.plugins.handoff.desk import DeskConnector, echo
 
@@ -114,8 +114,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for one in (module, staff, talks, commands):
-        monkeypatch.setattr(one, "time", clock)
+    for module in (plugin_module, relay, staff, switchboard, watch):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 

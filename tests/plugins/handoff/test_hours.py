@@ -1,9 +1,8 @@
-"""When people are there: shifts, days off, clocks that change."""
+"""Business hours: read from lines, right over weekends, holidays, nights and clock changes."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,106 +10,110 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from plugins.handoff.hours import Hours, parse_days
+from plugins.handoff.hours import DAYS, Hours, HoursConfig
 
-OFFICE = {"timezone": "Asia/Shanghai", "shifts": [{"days": "mon-fri", "from": "09:00", "to": "18:00"}]}
+SHANGHAI, BERLIN = "Asia/Shanghai", "Europe/Berlin"
 
 
-def at(text: str, zone: str = "Asia/Shanghai") -> float:
+def at(text: str, zone: str = SHANGHAI) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
 
 
-def hours(**changes: Any) -> Hours:
-    return Hours.model_validate({**OFFICE, **changes})
+def hours(*lines: str, zone: str = SHANGHAI, holidays: tuple[date, ...] = ()) -> Hours:
+    return Hours(HoursConfig(timezone=zone, open=list(lines), holidays=list(holidays)))
+
+
+WEEK = hours("mon-fri 09:00-12:00,13:30-18:00", "sat 10:00-16:00")
 
 
 @pytest.mark.parametrize(
-    ("when", "open_"),
+    ("now", "opening"),
     [
-        ("2026-11-27 09:00", True),  # a Friday
-        ("2026-11-27 08:59", False),
-        ("2026-11-27 17:59", True),
-        ("2026-11-27 18:00", False),
-        ("2026-11-28 12:00", False),
+        ("2026-11-27 08:59", "2026-11-27 09:00"),  # a Friday
+        ("2026-11-27 09:00", "2026-11-27 09:00"),
+        ("2026-11-27 12:00", "2026-11-27 13:30"),
+        ("2026-11-27 18:00", "2026-11-28 10:00"),
+        ("2026-11-28 16:00", "2026-11-30 09:00"),
     ],
 )
-def test_they_are_there_in_their_hours(when: str, open_: bool) -> None:
-    assert hours().is_open(at(when)) is open_
+def test_when_people_are_there_next(now: str, opening: str) -> None:
+    assert WEEK.opening(at(now)) == at(opening)
+    assert WEEK.is_open(at(now)) is (now == opening)
 
 
-def test_without_shifts_they_always_are() -> None:
-    assert Hours().is_open(0.0)
-    assert Hours().next_open(5.0) == 5.0
-    assert Hours().after(5.0, 60.0) == 65.0
+def test_holidays_are_closed_and_a_date_of_its_own_is_open_all_the_same() -> None:
+    golden = tuple(date(2026, 10, day) for day in range(1, 8))
+    shop = hours("mon-fri 09:00-18:00", "2026-10-07 10:00-12:00", "2026-10-10 09:00-18:00", holidays=golden)
+    assert shop.opening(at("2026-09-30 18:00")) == at("2026-10-07 10:00")
+    assert shop.opening(at("2026-10-07 12:00")) == at("2026-10-08 09:00")
+    assert shop.opening(at("2026-10-09 18:00")) == at("2026-10-10 09:00")
 
 
-def test_the_next_opening_skips_weekends_and_days_off() -> None:
-    assert hours().next_open(at("2026-11-27 18:30")) == at("2026-11-30 09:00")
-    closed = hours(closed=["2026-11-30"])
-    assert closed.next_open(at("2026-11-27 18:30")) == at("2026-12-01 09:00")
-    assert hours().next_open(at("2026-11-27 10:00")) == at("2026-11-27 10:00")
+def test_a_night_shift_ends_on_the_next_day() -> None:
+    night = hours("fri 22:00-06:00")
+    assert night.is_open(at("2026-11-28 05:59"))
+    assert not night.is_open(at("2026-11-28 06:00"))
+    assert hours("sat-mon 09:00-10:00").opening(at("2026-11-27 12:00")) == at("2026-11-28 09:00")
 
 
-def test_only_open_time_counts() -> None:
-    assert hours().after(at("2026-11-27 17:55"), 600) == at("2026-11-30 09:05")
-    assert hours().after(at("2026-11-28 03:00"), 600) == at("2026-11-30 09:10")
+def test_clocks_stand_still_while_nobody_is_there() -> None:
+    assert WEEK.after(at("2026-11-27 17:50"), 1200) == at("2026-11-28 10:10")
+    assert WEEK.after(at("2026-11-27 11:50"), 1200) == at("2026-11-27 13:40")
+    assert WEEK.after(at("2026-11-28 20:00"), 60) == at("2026-11-30 09:01")
 
 
-def test_a_shift_to_midnight_joins_the_next_day() -> None:
-    night = hours(
-        shifts=[
-            {"days": "mon", "from": "22:00", "to": "00:00"},
-            {"days": "tue", "from": "00:00", "to": "02:00"},
-        ]
-    )
-    assert night.after(at("2026-11-30 23:30"), 3600) == at("2026-12-01 00:30")
-    assert night.is_open(at("2026-12-01 00:00"))
+def test_opening_follows_the_clock_on_the_wall_when_it_changes() -> None:
+    shop = hours("mon-sun 09:00-10:00", zone=BERLIN)
+    before, after = at("2026-10-24 09:00", BERLIN), at("2026-10-25 09:00", BERLIN)
+    assert after - before == 25 * 3600
+    assert shop.opening(before + 3600) == after
+    assert shop.after(before, 5400) == after + 1800
 
 
-def test_clocks_that_change_make_a_night_shorter() -> None:
-    """In New York 02:00 became 03:00 on 2026-03-08."""
-    night = Hours.model_validate(
-        {"timezone": "America/New_York", "shifts": [{"days": "sun", "from": "01:00", "to": "05:00"}]}
-    )
-    zone = "America/New_York"
-    assert night.after(at("2026-03-08 01:30", zone), 3600) == at("2026-03-08 03:30", zone)
+def test_without_lines_people_are_always_there_and_with_the_past_only_never() -> None:
+    always, never = Hours(HoursConfig()), hours("2020-01-01 09:00-10:00")
+    assert (always.opening(5.0), always.after(5.0, 60)) == (5.0, 65.0)
+    assert never.opening(at("2026-11-27 09:00")) is None
+    assert never.after(at("2026-11-27 09:00"), 60) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "mon", "09:00-18:00", "mon 9-18", "mon 18:00-18:00", "mon 25:00-26:00", "mon 09:60-10:00"),
+        *("funday 09:00-18:00", "mon-fri 09:00-18:00;", "2026-13-01 09:00-18:00", "mon 09:00-24:30"),
+    ],
+)
+def test_what_is_no_opening_time_is_refused(line: str) -> None:
+    with pytest.raises(ValidationError):
+        HoursConfig(open=[line])
+
+
+def test_what_is_no_time_zone_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no time zone"):
+        HoursConfig(timezone="Mars/Olympus")
+
+
+LINES = st.builds(
+    lambda day, begin, length: f"{day} {begin:02}:30-{begin + length:02}:15",
+    st.sampled_from(DAYS),
+    st.integers(0, 11),
+    st.integers(1, 12),
+)
 
 
 @given(
-    begin=st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)),
-    seconds=st.integers(1, 20 * 3600),
-    zone=st.sampled_from(["Asia/Shanghai", "America/New_York", "Europe/Berlin", "Asia/Kolkata"]),
+    lines=st.lists(LINES, min_size=1, max_size=4),
+    start=st.integers(0, 2 * 365 * 24 * 4),
+    quarters=st.integers(1, 150),
+    zone=st.sampled_from([SHANGHAI, BERLIN, "America/New_York"]),
 )
-def test_so_much_open_time_has_passed_then(begin: datetime, seconds: int, zone: str) -> None:
-    """Counted minute by minute."""
-    open_ = hours(timezone=zone)
-    start = begin.replace(second=0, microsecond=0, tzinfo=UTC).timestamp()
-    seconds = -(-seconds // 60) * 60
-    end = open_.after(start, seconds)
-    assert end is not None
-    minutes, now = 0, start
-    step = timedelta(minutes=1).total_seconds()
-    while now < end:
-        minutes += open_.is_open(now)
-        now += step
-    assert minutes * 60 == seconds
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"timezone": "Mars/Olympus"},
-        {"shifts": [{"days": "someday"}]},
-        {"shifts": [{"from": "18:00", "to": "09:00"}]},
-        {"shifts": [{"from": "25:00"}]},
-        {"closed": ["yesterday"]},
-    ],
-)
-def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        hours(**wrong)
-
-
-def test_days_may_go_over_the_end_of_the_week() -> None:
-    assert parse_days("fri-mon") == {4, 5, 6, 0}
-    assert parse_days("Mon, wed") == {0, 2}
+def test_a_clock_counts_open_time_and_nothing_else(
+    lines: list[str], start: int, quarters: int, zone: str
+) -> None:
+    shop = hours(*lines, zone=zone)
+    begin = at("2025-01-01 00:00") + start * 900
+    due = shop.after(begin, quarters * 900)
+    assert due is not None
+    moments = [begin + 900 * n for n in range(round((due - begin) / 900))]
+    assert sum(map(shop.is_open, moments)) == quarters

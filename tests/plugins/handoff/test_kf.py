@@ -13,7 +13,7 @@ from bot.config import Config, LoadedConfig, validate_plugin_config
 from bot.connectors.wecom.kf_messages import KIND
 from bot.loader import Loaded, Plugins
 from bot.yaml_source import YamlSource
-from plugins.handoff import talks
+from plugins.handoff import switchboard
 from plugins.handoff.plugin import plugin
 from tests.bot.connectors.wecom.kf_platform import CUSTOMER, Stage, event, said, staged
 from tests.bot.connectors.wecom.qyapi import KF, WAIT
@@ -96,7 +96,7 @@ async def test_a_talk_that_people_took_by_themselves_is_theirs(stage: Stage, hap
 async def test_a_talk_that_ran_out_without_a_word_is_the_bots_again(
     stage: Stage, happen: Happen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(talks, "ASK_EVERY", 0.0)
+    monkeypatch.setattr(switchboard, "ASK_EVERY", 0.0)
     await happen(said("转人工"))
     await happen(said("在吗"))
     assert shown(stage) == []

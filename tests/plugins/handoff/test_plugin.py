@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from bot import ConfigError, Message, Plugin, Segment
 from bot.inject import Call
 from bot.testing import BotTester, Person
-from plugins.handoff import commands, staff, talks
-from plugins.handoff import plugin as module
+from plugins.handoff import plugin as plugin_module
+from plugins.handoff import relay, staff, switchboard, watch
 from plugins.handoff.plugin import plugin
 from plugins.help.plugin import plugin as help_
 from tests.plugins.handoff.desk import PickyConnector, echo
@@ -32,8 +32,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for one in (module, staff, talks, commands):
-        monkeypatch.setattr(one, "time", clock)
+    for module in (plugin_module, relay, staff, switchboard, watch):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -83,7 +83,7 @@ async def until(bot: BotTester, lines: int) -> list[str]:
 async def test_one_who_talks_much_leaves_room_for_others(
     bot: BotTester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staff, "LINE_EVERY", 0.5)
+    monkeypatch.setattr(relay, "LINE_EVERY", 0.5)
     user, other = bot.private("u1"), bot.private("u2")
     await user.say("转人工")
     await other.say("转人工")
@@ -237,10 +237,10 @@ async def test_the_list_shows_what_is_open(bot: BotTester, clock: Clock) -> None
     clock.now += 300
     await bot.private("u2").say("speak to a human")
     first, second = (await agent.say("/handoffs")).text.splitlines()
-    assert first.startswith("#1 u1（bot），5 分钟前：退款 转人工，快点")
+    assert first.startswith("#1 u1（bot），排队中，5 分钟前：退款 转人工，快点")
     assert first.endswith("…")
     assert len(first) < 70
-    assert second == "#2 u2（bot），0 分钟前：speak to a human"
+    assert second == "#2 u2（bot），排队中，0 分钟前：speak to a human"
 
 
 async def test_commands_are_listed_for_those_who_may_use_them(bot: BotTester) -> None:
