@@ -13,8 +13,8 @@ class Answered:
     """A message with its answer, about to be committed.
 
     session: the key of the talk. question, answer: as the history keeps them. plugin: who answered, "" where
-    nobody did; by: the kind of its handler. seconds: from the message's arrival. at: unix time. staff: whether
-    one of them wrote it.
+    nobody did; by: the kind of its handler. seconds: from the message's arrival. at: unix time. staff: it
+    is by one of them.
     """
 
     session: str

@@ -50,22 +50,6 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{HIDDEN}",
     ),
 )
-_EXACT = frozenset(
-    (
-        "chat",
-        "user",
-        "session",
-        "trace",
-        "delivery",
-        "message_id",
-        "actor",
-        "subject",
-        "timestamp",
-        "file",
-        "url",
-    )
-)
-"""What names things rather than tells: a number there that looks like a telephone's is none."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # terminals act on them; \t and \n stay
 
 

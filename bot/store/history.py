@@ -78,7 +78,13 @@ class Round:
     sources: tuple[str, ...]
     created_at: float
     vote: int | None = None
+    session: str = ""
+    plugin: str = ""
     confidence: float | None = None
+    trace: str = ""
+    model: str = ""
+    prefix: str = ""
+    miss: bool = False
 
 
 def trim(rounds: Sequence[Turn], budget: int, count: Callable[[str], int]) -> list[Turn]:
@@ -124,33 +130,17 @@ class History:
 
     async def rounds(self, session: str, limit: int) -> list[Round]:
         """The newest rounds of a session, oldest first."""
-        rows = await self._store.read(
-            select(HistoryRow)
-            .with_only_columns(
-                HistoryRow.inbox_id,
-                HistoryRow.question,
-                HistoryRow.answer,
-                HistoryRow.sources,
-                HistoryRow.created_at,
-                HistoryRow.vote,
-                HistoryRow.confidence,
-            )
-            .where(HistoryRow.session == session)
-            .order_by(HistoryRow.id.desc())
-            .limit(limit)
+        newest = select(*_COLUMNS).where(HistoryRow.session == session)
+        rows = await self._store.read(newest.order_by(HistoryRow.id.desc()).limit(limit))
+        return [_round(row) for row in reversed(rows)]
+
+    async def round(self, connector: str, user: str, inbox_id: int) -> Round | None:
+        """A user's round by the message that it answers; None where it is another's, or forgotten."""
+        mine = select(*_COLUMNS).where(
+            HistoryRow.inbox_id == inbox_id, HistoryRow.connector == connector, HistoryRow.user == user
         )
-        return [
-            Round(
-                row.inbox_id,
-                row.question,
-                row.answer,
-                tuple(row.sources.split("\n")) if row.sources else (),
-                row.created_at,
-                row.vote,
-                row.confidence,
-            )
-            for row in reversed(rows)
-        ]
+        rows = await self._store.read(mine)
+        return _round(rows[0]) if rows else None
 
     async def clear(self, session: str) -> int:
         """Forget a session; returns the number of rounds, commands not counted."""

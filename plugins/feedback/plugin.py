@@ -10,7 +10,7 @@ from typing import Annotated
 import structlog
 from pydantic import BaseModel, BeforeValidator, Field
 
-from bot import Message, Plugin, Reply, Session, mask, parse_duration, to_me
+from bot import Message, Plugin, Reply, Session, mask_personal_data, parse_duration, to_me
 from bot.store import History, Store
 from plugins.feedback.tables import Votes
 
@@ -88,7 +88,7 @@ async def comment(args: str, message: Message, session: Session, store: Store) -
         return session.text("comment_usage")
     if latest is None:
         return session.text("comment_about_nothing")
-    await votes.comment(latest.inbox_id, mask(args[:LONGEST]))
+    await votes.comment(latest.inbox_id, mask_personal_data(args[:LONGEST]))
     return session.text("feedback_thanks")
 
 

@@ -23,7 +23,7 @@ from bot import (
     Memory,
     Message,
     Next,
-    Reply,
+    Plugin,
     Session,
     role,
     to_me,
@@ -139,39 +139,6 @@ async def thumbs_down(
 async def remember(answered: Answered, memory: Memory) -> Sequence[Step]:
     """How the bot does in a talk, so that two misses in a row are known as such after a restart."""
     return await steps_of(switchboard(memory), answered)
-
-
-@plugin.event("feedback")
-async def voted(
-    message: Message,
-    session: Session,
-    channels: Channels,
-    catalogue: Catalogue,
-    history: History,
-    store: Store,
-    memory: Memory,
-    config: Config,
-) -> str | None:
-    """Whom an answer did not help is offered a person, or given one."""
-    handoffs, answered = Handoffs(store, memory), message.data.get("inbox_id")
-    open_ = handoffs.open.get(session.key)
-    if not config.automatic.vote or message.data.get("vote") not in (-1, "down"):
-        return None
-    if not isinstance(answered, int) or (open_ is not None and open_.trace != message.trace):
-        return None
-    if await history.round(message.connector, message.user.id, answered) is None:
-        return None
-    talks = Talks(handoffs, channels, catalogue, history, config)
-    return await _call_people(talks, message, session, "vote")
-
-
-@plugin.answered
-def note_signs(answered: Answered, store: Store, memory: Memory, config: Config) -> list[Step]:
-    """Count answers in a row that were none, or unsure."""
-    if not answered.is_question:
-        return []
-    over = answered.session in Handoffs(store, memory).open
-    return Signs(store, memory, config.automatic).noted(answered, over=over)
 
 
 # -- while people have it -----------------------------------------------------------------------

@@ -48,14 +48,6 @@ class HandoffRow(Base):
     last_at: Mapped[float]
     unsaid: Mapped[str] = mapped_column(Text, default="")
     heard: Mapped[str] = mapped_column(String(32), default="")
-    grouped: Mapped[bool] = mapped_column(default=False)
-    reason: Mapped[str] = mapped_column(String(32), default="asked")
-    source: Mapped[str] = mapped_column(String(256), default="")
-    agent: Mapped[str] = mapped_column(String(256), default="")
-    agent_chat: Mapped[str] = mapped_column(String(256), default="")
-    taken_at: Mapped[float | None]
-    due_at: Mapped[float | None]
-    reminders: Mapped[int] = mapped_column(default=0)
     closed_at: Mapped[float | None]
     closed_by: Mapped[str] = mapped_column(String(256), default="")
     closed_trace: Mapped[str] = mapped_column(String(32), default="")
@@ -373,16 +365,3 @@ async def _run(session: AsyncSession, steps: Sequence[Step]) -> None:
 
 def _handoff(row: Any) -> Handoff:
     return Handoff(**{name: getattr(row, name) for name in _FIELDS}, number=row.id)
-
-
-def _counted(handoff: Handoff, measure: str, label: str, now: float) -> Step:
-    """Counted where the customer is; the seconds since it was asked for are the amount."""
-    return Tally.add(now, handoff.place, measure, label, total=now - handoff.asked_at)
-
-
-def _begun(handoff: Handoff) -> list[Step]:
-    at, place = handoff.asked_at, handoff.place
-    return [
-        Tally.add(at, place, "escalated", handoff.reason),
-        Tally.add(at, place, "escalated_source", handoff.source),
-    ]

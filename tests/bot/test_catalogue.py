@@ -74,6 +74,14 @@ def templates(catalogue: Catalogue, key: str) -> list[str]:
     back |= {name: f"{{{name}}}" for name in ("agent", "position", "reason", "state", "when", "transcript")}
     back |= {name: f"{{{name}}}" for name in ("numbers", "sources", "percent", "answer")}
     back |= {name: f"{{{name}}}" for name in ("month", "date", "day", "time")}
+    back |= {
+        name: f"{{{name}}}" for name in ("after", "before", "by", "count", "down", "escalated", "faq", "id")
+    }
+    back |= {
+        name: f"{{{name}}}"
+        for name in ("mean", "median", "more", "ninety", "problem", "questions", "rate", "share")
+    }
+    back |= {name: f"{{{name}}}" for name in ("source", "up")}
     return [catalogue.text(key, language, **back) for language in LANGUAGES]
 
 

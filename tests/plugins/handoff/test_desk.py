@@ -156,7 +156,7 @@ async def test_a_desk_that_does_not_tell_has_the_talk(
 
 async def run_schedule(bot: BotTester) -> None:
     app = await bot.app()
-    [plan] = [plan for plan in app.program.schedules if plan.handler.function is module.tidy]
+    [plan] = [plan for plan in app.program.schedules if plan.handler.plugin == "handoff"]
     await plan.run(Call())
 
 

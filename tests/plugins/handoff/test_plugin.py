@@ -294,7 +294,7 @@ async def test_what_is_no_duration_is_refused(bot_tester: BotTester, value: obje
 
 async def run_schedule(bot: BotTester) -> None:
     app = await bot.app()
-    [plan] = [plan for plan in app.program.schedules if plan.handler.function is module.tidy]
+    [plan] = [plan for plan in app.program.schedules if plan.handler.plugin == "handoff"]
     await plan.run(Call())
 
 

@@ -1,100 +1,65 @@
-"""Words are found however they are written, and not where they only seem to stand."""
+"""Word files: what a line says, and what is wrong with it."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from plugins.moderation.folding import INSIDE
-from plugins.moderation.streaming import HidingStream
-from plugins.moderation.words import Word, Words
-
-LIST = ["敏感词", "代开发票", "加v群", "bad", "badly", "asshole", "妈的", "开发票吗"]
-WORDS = Words([Word(text, "mask") for text in LIST], pinyin=True)
-SEPARATORS = " *-_.·~|/\\+#@\u200b　"
+from bot import ConfigError
+from plugins.moderation.words import MAX_WORD, MAX_WORDS, Word, read_words
 
 
-@pytest.mark.parametrize(
-    ("text", "hidden"),
-    [
-        ("这是敏感词吗", "这是***吗"),
-        ("这是敏 感-词吗", "这是*****吗"),
-        ("敏*感*词", "*****"),
-        ("敏\u200b感词", "****"),
-        ("ＢＡＤ word", "*** word"),
-        ("b.a.d", "*****"),
-        ("B A D!", "*****!"),
-        ("not bad.", "not ***."),
-        ("代開發票", "****"),
-        ("mingan ci", "mingan ci"),
-        ("min gan ci 好", "********** 好"),
-        ("minganci", "********"),
-        ("加V群", "***"),
-    ],
-)
-def test_it_is_found_however_it_is_written(text: str, hidden: str) -> None:
-    assert WORDS.hide(text)[0] == hidden
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "words.txt"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "badge",
-        "forbad",
-        "a class hole",
-        "as shole",
-        "ba d",
-        "我爱你妈，的确好",
-        "你妈。的确",
-        "敏感的词",
-        "敏" + " " * (INSIDE + 1) + "感词",
-        "加入v群",
-        "xminganci",
+def test_a_line_is_a_word_with_its_action_and_category(file: Path, tmp_path: Path) -> None:
+    lines = [
+        "\ufeff# 词表",
         "",
+        "敏感词",
+        "  free money \t mask",
+        "赌 博\tblock pinyin\t违法 赌博",
+        "x\t\tads",
+    ]
+    file.write_text("\r\n".join(lines), encoding="utf-8")
+    more = tmp_path / "more.txt"
+    more.write_text("更多", encoding="utf-8")
+    assert read_words([file, more], "mask", pinyin=False) == [
+        Word("敏感词", "mask"),
+        Word("free money", "mask"),
+        Word("赌 博", "block", True, "违法 赌博"),
+        Word("x", "mask", category="ads"),
+        Word("更多", "mask"),
+    ]
+    assert read_words([more], "block", pinyin=True) == [Word("更多", "block", True)]
+
+
+@pytest.mark.parametrize(
+    ("raw", "line", "problem"),
+    [
+        ("好\n坏\tdrop\n".encode(), 2, "'drop' is no action"),
+        ("好\n\n坏\tmask block\n".encode(), 3, "blocked or masked"),
+        ("好\n坏\n".encode() + "词".encode("gbk"), 3, "is not UTF-8"),
+        ("# 好\n***\tmask\n".encode(), 2, "'***' has no letter"),
+        ("好\n".encode() + b"x" * (MAX_WORD + 1), 2, f"more than {MAX_WORD} characters"),
     ],
 )
-def test_what_only_seems_to_stand_there_stays(text: str) -> None:
-    assert WORDS.hide(text) == (text, [])
+def test_a_broken_line_is_named(file: Path, raw: bytes, line: int, problem: str) -> None:
+    file.write_bytes(raw)
+    with pytest.raises(ConfigError) as caught:
+        read_words([file], "block", pinyin=False)
+    assert (caught.value.file, caught.value.line) == (file, line)
+    assert problem in caught.value.problem
+    assert caught.value.remedy
 
 
-def test_a_list_may_be_empty() -> None:
-    assert Words([]).hide("敏感词") == ("敏感词", [])
-    assert Words([Word(" . ", "block")]).find("a . b") == []
-
-
-@given(
-    word=st.sampled_from([text for text in LIST if not text.isascii()]),
-    gaps=st.lists(st.text(SEPARATORS, max_size=INSIDE), min_size=4, max_size=4),
-    before=st.text("今天好。 ", max_size=5),
-    after=st.text("，今天好", max_size=5),
-)
-def test_separators_never_hide_a_chinese_word(word: str, gaps: list[str], before: str, after: str) -> None:
-    parts = [char + gap for char, gap in zip(word, gaps, strict=False)]
-    text = before + "".join(parts).rstrip(SEPARATORS) + after
-    shown, found = WORDS.hide(text)
-    assert any(one.word.text == word for one in found)
-    assert len(shown) == len(text)
-    assert shown.startswith(before)
-    assert shown.endswith(after)
-
-
-@given(
-    text=st.text("敏感词代开发票吗加v群bad ly.-m", max_size=30), cuts=st.lists(st.integers(0, 30), max_size=6)
-)
-def test_a_growing_text_is_hidden_as_the_whole_one(text: str, cuts: list[int]) -> None:
-    places = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    stream = HidingStream(WORDS)
-    shown = "".join(stream.push(text[begin:end]) for begin, end in pairwise(places))
-    assert shown + stream.end() == WORDS.hide(text)[0]
-
-
-def test_what_can_be_no_word_is_not_held_back() -> None:
-    stream = HidingStream(WORDS)
-    assert stream.push("今天天气") == "今天天气"
-    assert stream.push("很敏") == "很"
-    assert stream.push("感") == ""
-    assert stream.push("度高") == "敏感度高"
-    assert stream.end() == ""
+def test_too_many_words_and_a_file_that_is_gone(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read") as caught:
+        read_words([file], "block", pinyin=False)
+    assert caught.value.file == file
+    file.write_text("\n".join(f"w{number}" for number in range(MAX_WORDS + 1)), encoding="utf-8")
+    with pytest.raises(ConfigError, match="more than 100,000 words"):
+        read_words([file], "block", pinyin=False)
