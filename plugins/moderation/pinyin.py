@@ -56,7 +56,7 @@ def _syllables_of(word: str) -> list[str] | None:
     from pypinyin import lazy_pinyin
 
     found = lazy_pinyin(word, errors="ignore")
-    return found if len(found) == len(word) and all(item.isascii() for item in found) else None
+    return found if len(found) == len(word) and _syllables().issuperset(found) else None
 
 
 @functools.cache

@@ -5,6 +5,7 @@ A message passes here before any other plugin sees it, and its answer after all 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import time
 
@@ -75,6 +76,22 @@ def keep(args: str, memory: Memory, config: Config) -> str:
     return mask_personal_data(args) if config.mask_history else args
 
 
+@plugin.heard
+def hear(message: Message, facts: Facts, memory: Memory, config: Config) -> Message | None:
+    """What answers a question of the bot; what is to be turned away is left to the middleware."""
+    state, is_staff = state_of(memory), _is_staff(facts)
+    if not is_staff and blocked_now(state, config, message):
+        return None
+    if state.lexicon is None:
+        return message
+    hits = state.lexicon.hits(message.text)
+    if not hits:
+        return message
+    if not is_staff and any(hit.word.action == "block" for hit in hits):
+        return None
+    return replace(message, text=masked(message.text, hits))
+
+
 @plugin.middleware(priority=1)
 async def moderate(
     message: Message,
@@ -87,7 +104,7 @@ async def moderate(
 ) -> Answer:
     """Turn away who is blocked, and screen the message and its answer."""
     state = state_of(memory)
-    is_staff = not STAFF.isdisjoint(facts.roles)
+    is_staff = _is_staff(facts)
     if not is_staff and blocked_now(state, config, message):
         return await _turn_away(state, message, session, store, config)
     if state.lexicon is None:
@@ -198,6 +215,10 @@ async def tidy(memory: Memory) -> None:
 
 
 # -- the pieces ---------------------------------------------------------------------------------
+
+
+def _is_staff(facts: Facts) -> bool:
+    return not STAFF.isdisjoint(facts.roles)
 
 
 def _blocks(state: State) -> Blocks:

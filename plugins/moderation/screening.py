@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from bot import Answer, Attachment, Message, Reply, Stream
@@ -43,14 +42,13 @@ async def screen(lexicon: Lexicon, text: str, *, pinyin: bool) -> Screened:
 
 async def screen_message(lexicon: Lexicon, message: Message) -> tuple[Message, Screened]:
     """A message as handlers may see it, all its texts screened, and what was found in it."""
-    whole = await screen(lexicon, message.text, pinyin=True)
-    pieces = [await screen(lexicon, part.text, pinyin=True) for part in message.segments]
-    if not any(item.found for item in (whole, *pieces)):
+    texts = dict.fromkeys((message.text, *(part.text for part in message.segments)))
+    seen = {text: await screen(lexicon, text, pinyin=True) for text in texts}
+    whole = seen[message.text]
+    if not any(item.found for item in seen.values()):
         return message, whole
-    blocked = next((item.blocked for item in (whole, *pieces) if item.blocked), None)
-    segments = tuple(
-        replace(part, text=piece.text) for part, piece in zip(message.segments, pieces, strict=True)
-    )
+    blocked = next((item.blocked for item in seen.values() if item.blocked), None)
+    segments = tuple(replace(part, text=seen[part.text].text) for part in message.segments)
     return replace(message, text=whole.text, segments=segments), Screened(whole.text, True, blocked)
 
 
@@ -92,15 +90,7 @@ class Outgoing:
             return reply
         await self._on_word(blocked)
         if blocked is not None:
-            return replace(
-                reply,
-                text=self._withheld,
-                source=None,
-                sources=(),
-                choices=(),
-                attachments=(),
-                markdown=False,
-            )
+            return Reply(self._withheld, miss=True, hand_over=reply.hand_over)
         left = iter(texts)
         return replace(
             reply,
@@ -120,24 +110,21 @@ class Outgoing:
     async def _chunks(self, chunks: AsyncIterator[str]) -> AsyncGenerator[str]:
         """What is streamed, word by word as it may be shown; it ends where a word blocks it."""
         passing = StreamFilter(self._lexicon, pinyin=False)
-        async with aclosing(_closable(chunks)) as source:
-            async for chunk in source:
+        try:
+            async for chunk in chunks:
                 for at in range(0, len(chunk), AT_ONCE):
                     yield passing.push(chunk[at : at + AT_ONCE])
                 if passing.stopped is not None:
                     break
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
         if rest := passing.end():
             yield rest
         if passing.found:
             await self._on_word(passing.stopped)
         if passing.stopped is not None:
             yield self._cut
-
-
-async def _closable(chunks: AsyncIterator[str]) -> AsyncGenerator[str]:
-    """Any async iterator as a generator, which can be closed."""
-    async for chunk in chunks:
-        yield chunk
 
 
 def _renamed(attached: Attachment, name: str, text: str) -> Attachment:
