@@ -299,13 +299,14 @@ class Dispatch:
                 await self._go(key, waiting, item.error)
             return
         message = item.message
-        if waiting is not None and message.to_me and not item.refusal and not message.event:
-            if not self.program.router.knows_command(message.text):
-                await self._go(key, waiting, (item.inbox_id, message))
-                return
-            await self._call_off(key, waiting)
         place = self._places[message.connector, message.bot]
         facts = Facts(key, self._roles(message), place.groups.respond, self._cooldowns)
+        if waiting is not None and message.to_me and not item.refusal and not message.event:
+            if self.program.router.knows_command(message.text):
+                await self._call_off(key, waiting)
+            elif (heard := self.program.heard(message, facts)) is not None:
+                await self._go(key, waiting, (item.inbox_id, heard))
+                return
         language = self._language(message)
         await self._go(key, Turn(self._desk, self.program, place.connector, item, facts, language, self))
 

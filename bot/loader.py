@@ -20,8 +20,10 @@ from pydantic import BaseModel
 from bot.config import LoadedConfig, validate_plugin_config
 from bot.errors import BotError, ConfigError, PluginError
 from bot.inject import Call, Injector, Plan
+from bot.message import Message
 from bot.plugin import Handler, Plugin
 from bot.router import Router
+from bot.rules import Facts
 from bot.store.engine import Step
 
 log = structlog.get_logger(__name__)
@@ -75,6 +77,7 @@ class Program:
     middlewares: tuple[Plan, ...]
     answered: tuple[Plan, ...] = ()
     keepers: tuple[Plan, ...] = ()
+    hearers: tuple[Plan, ...] = ()
     loaded: tuple[Loaded, ...] = ()
     failures: tuple[Failure, ...] = ()
 
@@ -83,6 +86,19 @@ class Program:
         """Handlers of commands, in the order they are tried."""
         found = (handler for handler in self.plans if handler.kind == "command")
         return sorted(found, key=lambda handler: handler.priority)
+
+    def heard(self, message: Message, facts: Facts) -> Message | None:
+        """A message as whoever asked for it gets it; None where a plugin turns it away, or fails at it."""
+        for plan in self.hearers:
+            try:
+                seen: Message | None = plan.call(Call(message, facts=facts))
+            except Exception:
+                log.exception("a plugin fails at an answer to a question", plugin=plan.handler.plugin)
+                return None
+            if seen is None:
+                return None
+            message = seen
+        return message
 
     def kept(self, text: str) -> str:
         """A text as the history keeps it; without what a plugin fails at, it is not kept at all."""
@@ -206,6 +222,7 @@ def compile_program(plugins: Plugins, injector: Injector) -> Program:
         tuple(middlewares),
         tuple(plan for handler, plan in plans.items() if handler.kind == "answered"),
         tuple(plan for handler, plan in plans.items() if handler.kind == "kept"),
+        tuple(plan for handler, plan in plans.items() if handler.kind == "heard"),
         tuple(plugins.loaded),
         tuple(plugins.failures),
     )

@@ -24,6 +24,7 @@ Kind = Literal[
     "schedule",
     "middleware",
     "answered",
+    "heard",
     "kept",
     "startup",
     "shutdown",
@@ -151,6 +152,14 @@ class Plugin:
         What it counts is counted once, whatever crashes. It must be quick: the answer waits for it.
         """
         return self._register("answered")(function)
+
+    def heard(self, function: _Function) -> _Function:
+        """Pass every message that answers `Session.ask`, which no middleware sees, through the function.
+
+        It is not async and returns the message as the asker gets it; None lets the middlewares have it, as
+        one that answers nothing.
+        """
+        return self._register("heard")(function)
 
     def kept(self, function: _Function) -> _Function:
         """Pass every text that is kept in the history through the function (`args: str`, not async)."""

@@ -32,6 +32,7 @@ from plugins.faq.files import read_file
 from plugins.faq.plugin import Config as FaqConfig
 from plugins.handoff.plugin import Config as HandoffConfig
 from plugins.knowledge.plugin import Config as KnowledgeConfig
+from plugins.moderation.plugin import Config as ModerationConfig
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
@@ -94,6 +95,7 @@ def test_settings_and_faq_snippets_are_valid(text: str, surroundings: Path) -> N
     validate_plugin_config(FaqConfig, loaded, "faq")
     validate_plugin_config(KnowledgeConfig, loaded, "knowledge")
     validate_plugin_config(HandoffConfig, loaded, "handoff")
+    validate_plugin_config(ModerationConfig, loaded, "moderation")
 
 
 def configure(folder: Path, text: str, environ: dict[str, str] | None = None) -> LoadedConfig:

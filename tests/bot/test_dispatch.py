@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -569,6 +570,31 @@ async def test_messages_over_a_limit_are_counted(bot_tester: BotTester) -> None:
     now = time.time()
     counts = await Tally(app.store).sums("moderated", now - 900, now + 900, chats=["bot:g1"])
     assert [(item.label, item.count) for item in counts] == [("user_limit", 2), ("group_limit", 1)]
+
+
+async def test_what_answers_a_question_is_heard_by_plugins_first(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.command("ask")
+    async def ask(session: Session) -> str:
+        return f"got {(await session.ask('which?', timeout=9)).text}"
+
+    @plugin.heard
+    def hear(message: Message) -> Message | None:
+        if message.text == "broken":
+            raise ValueError
+        return None if message.text == "bad" else replace(message, text=message.text.upper())
+
+    @plugin.message()
+    def other(message: Message) -> str:
+        return f"other {message.text}"
+
+    user = bot_tester.use(plugin).private()
+    assert (await user.say("hi")).text == "other hi"
+    assert (await user.say("/ask")).text == "which?"
+    assert (await user.say("bad")).text == "other bad"
+    assert (await user.say("broken")).text == "other broken"
+    assert (await user.say("good")).text == "got GOOD"
 
 
 async def test_say_sends_before_the_answer(bot_tester: BotTester) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import Attachment, Message, Next, Plugin, Reply, Segment, Session, Stream
+from bot import Answered, Attachment, Message, Next, Plugin, Reply, Segment, Session, Stream
 from bot.store import Audit, Tally
 from bot.testing import BotTester, Person
 from plugins.moderation.plugin import plugin
@@ -133,6 +133,21 @@ async def test_a_long_message_is_screened_in_pieces(bot: Callable[..., BotTester
     assert (await mei.say(f"{'好' * 4094}敏感词")).text == REFUSED
 
 
+@echo.command("ask")
+async def ask(session: Session) -> str:
+    return f"got {(await session.ask('which?', timeout=9)).text}"
+
+
+async def test_an_answer_to_a_question_of_the_bot_is_screened(bot: Callable[..., BotTester]) -> None:
+    mei = bot(mute={"after": 2}).private("mei")
+    assert (await mei.say("/ask")).text == "which?"
+    assert (await mei.say("敏感词")).text == REFUSED
+    assert (await mei.say("坏话和赌博")).text == "got **和**"
+    assert (await mei.say("/ask")).text == "which?"
+    assert "不再处理" in (await mei.say("敏感词")).text
+    assert (await mei.say("好")).text == ""
+
+
 async def test_events_pass(bot: Callable[..., BotTester]) -> None:
     assert (await bot().private("mei").do("entered")).text == "敏感词"
 
@@ -175,6 +190,20 @@ async def test_all_that_is_shown_with_an_answer_is_screened(bot: Callable[..., B
     assert "看**\n**\nhttps://example.com" in said.text
     said = await mei.say("/tell 敏的感词")
     assert (said.text, said.choices, said.sources, len(said.replies)) == (WITHHELD, (), (), 1)
+
+
+async def test_a_withheld_answer_is_a_miss(bot: Callable[..., BotTester]) -> None:
+    missed: list[bool] = []
+    noting = Plugin("noting")
+
+    @noting.answered
+    async def note(answered: Answered) -> None:
+        missed.append(answered.reply.miss)
+
+    mei = bot().use(noting).private("mei")
+    for text in ("/say 好", "/say 敏的感词", "敏感词"):
+        await mei.say(text)
+    assert missed == [False, True, False]
 
 
 @pytest.mark.parametrize("command", ["/stream", "/bare"])
