@@ -11,7 +11,7 @@ from bot.retrieval.dense import Encoder
 ALIKE = 0.8
 """Cosine from which two questions are taken for one."""
 _BLOCK = 256
-"""Texts that are compared with all groups at once: a product of matrices is many times faster than of vectors."""
+"""Texts that are compared with all groups at once: one product of matrices instead of many of vectors."""
 
 
 def group(texts: Sequence[str], encoder: Encoder, *, alike: float = ALIKE) -> list[list[int]]:
