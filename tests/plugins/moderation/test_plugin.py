@@ -192,6 +192,21 @@ async def test_all_that_is_shown_with_an_answer_is_screened(bot: Callable[..., B
     assert (said.text, said.choices, said.sources, len(said.replies)) == (WITHHELD, (), (), 1)
 
 
+async def test_what_is_said_and_asked_beside_the_answer_is_screened(bot: Callable[..., BotTester]) -> None:
+    chatty = Plugin("chatty")
+
+    @chatty.command("chatty")
+    async def talk(session: Session) -> str:
+        await session.say("说坏话")
+        return (await session.ask(Reply("敏感词", choices=("赌博",)), timeout=9)).text
+
+    mei = bot().use(chatty).private("mei")
+    said = await mei.say("/chatty")
+    assert [(part.text, part.choices) for part in said.replies] == [("说**", ()), (WITHHELD, ())]
+    assert (await mei.say("好")).text == "好"
+    assert await counts(mei.tester) == {"out_word": 2}
+
+
 async def test_a_withheld_answer_is_a_miss(bot: Callable[..., BotTester]) -> None:
     missed: list[bool] = []
     noting = Plugin("noting")
