@@ -40,6 +40,8 @@ STAFF = frozenset({"admins", "agents"})
 MEASURE = "moderated"
 AUTOMATIC = "moderation"
 """Who blocks a user that had too many messages blocked."""
+LONGEST = 32_768
+"""Characters of a text that are kept where personal data are masked: only a refused message has more."""
 _TELL_AGAIN = 86400.0
 _LISTED = 50
 
@@ -73,7 +75,7 @@ def keep(args: str, memory: Memory, config: Config) -> str:
     lexicon = state_of(memory).lexicon
     if lexicon is not None and len(args) <= 2 * AT_ONCE:
         args = masked(args, lexicon.hits(args))
-    return mask_personal_data(args) if config.mask_history else args
+    return mask_personal_data(args[:LONGEST]) if config.mask_history else args
 
 
 @plugin.heard
