@@ -16,6 +16,7 @@ from bot.answered import Answered
 from bot.errors import PluginError
 from bot.message import Chat, Message, User
 from bot.plugin import Handler, Next
+from bot.reply import Reply
 from bot.rules import Facts
 from bot.session import Session
 
@@ -31,6 +32,7 @@ class Call:
     next: Next | None = None
     facts: Facts | None = None
     answered: Answered | None = None
+    reply: Reply | None = None
 
 
 _Getter = Callable[[Call], Any]
@@ -42,6 +44,7 @@ _BY_TYPE: dict[type, _Getter] = {
     User: lambda call: call.message.user if call.message else None,
     Facts: lambda call: call.facts,
     Answered: lambda call: call.answered,
+    Reply: lambda call: call.reply,
     re.Match: lambda call: call.match,
 }
 _BY_NAME: dict[str, _Getter] = {

@@ -9,7 +9,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,7 @@ from bot.errors import BotError, ConfigError, PluginError
 from bot.inject import Call, Injector, Plan
 from bot.message import Message
 from bot.plugin import Handler, Plugin
+from bot.reply import Reply
 from bot.router import Router
 from bot.rules import Facts
 from bot.store.engine import Step
@@ -78,6 +79,7 @@ class Program:
     answered: tuple[Plan, ...] = ()
     keepers: tuple[Plan, ...] = ()
     hearers: tuple[Plan, ...] = ()
+    sayers: tuple[Plan, ...] = ()
     loaded: tuple[Loaded, ...] = ()
     failures: tuple[Failure, ...] = ()
 
@@ -99,6 +101,12 @@ class Program:
                 return None
             message = seen
         return message
+
+    async def said(self, reply: Reply, call: Call) -> Reply:
+        """What is said beside the answer, as it may be sent. Raises what a plugin does that fails at it."""
+        for plan in self.sayers:
+            reply = await plan.run(replace(call, reply=reply))
+        return reply
 
     def kept(self, text: str) -> str:
         """A text as the history keeps it; without what a plugin fails at, it is not kept at all."""
@@ -223,6 +231,7 @@ def compile_program(plugins: Plugins, injector: Injector) -> Program:
         tuple(plan for handler, plan in plans.items() if handler.kind == "answered"),
         tuple(plan for handler, plan in plans.items() if handler.kind == "kept"),
         tuple(plan for handler, plan in plans.items() if handler.kind == "heard"),
+        tuple(plan for handler, plan in plans.items() if handler.kind == "said"),
         tuple(plugins.loaded),
         tuple(plugins.failures),
     )

@@ -26,6 +26,7 @@ Kind = Literal[
     "answered",
     "heard",
     "kept",
+    "said",
     "startup",
     "shutdown",
 ]
@@ -164,6 +165,10 @@ class Plugin:
     def kept(self, function: _Function) -> _Function:
         """Pass every text that is kept in the history through the function (`args: str`, not async)."""
         return self._register("kept")(function)
+
+    def said(self, function: _Function) -> _Function:
+        """Pass every `Reply` of `Session.say` and `Session.ask`, which no middleware sees, through it."""
+        return self._register("said")(function)
 
     def startup(self, function: _Function) -> _Function:
         """Call the function once before messages are taken (a failure switches the plugin off)."""

@@ -269,6 +269,7 @@ class Turn:
         """Commit the question, give the lane back, wait for the next message (see Session.ask)."""
         reply = question if isinstance(question, Reply) else Reply(question)
         self.question += 1
+        reply = await self._program.said(reply, Call(self.message, self._handle(), facts=self._facts))
         await self._commit(reply, f"q{self.question}")
         loop, asked_at = asyncio.get_running_loop(), perf_counter()
         self._asked = loop.create_future()
@@ -292,6 +293,7 @@ class Turn:
         """Send at once; the message stays unanswered until the handler returns."""
         self._said += 1
         reply = reply if isinstance(reply, Reply) else Reply(reply)
+        reply = await self._program.said(reply, Call(self.message, self._handle(), facts=self._facts))
         await self._commit(reply, f"s{self._said}", finish=False)
 
     async def history(self) -> Sequence[Round]:

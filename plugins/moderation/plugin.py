@@ -27,7 +27,7 @@ from bot import (
 from bot.store import Audit, Store, Tally
 from plugins.moderation.blocking import blocked_now, describe, parse_block, whom
 from plugins.moderation.config import Config
-from plugins.moderation.lexicon import masked
+from plugins.moderation.lexicon import Lexicon, masked
 from plugins.moderation.screening import AT_ONCE, Outgoing, screen_message
 from plugins.moderation.state import State, read_files, state_of
 from plugins.moderation.tables import Block, Blocks
@@ -40,6 +40,8 @@ STAFF = frozenset({"admins", "agents"})
 MEASURE = "moderated"
 AUTOMATIC = "moderation"
 """Who blocks a user that had too many messages blocked."""
+LONGEST = 32_768
+"""Characters of a text that are kept where personal data are masked: only a refused message has more."""
 _TELL_AGAIN = 86400.0
 _LISTED = 50
 
@@ -73,7 +75,7 @@ def keep(args: str, memory: Memory, config: Config) -> str:
     lexicon = state_of(memory).lexicon
     if lexicon is not None and len(args) <= 2 * AT_ONCE:
         args = masked(args, lexicon.hits(args))
-    return mask_personal_data(args) if config.mask_history else args
+    return mask_personal_data(args[:LONGEST]) if config.mask_history else args
 
 
 @plugin.heard
@@ -114,13 +116,14 @@ async def moderate(
         await store.write(Tally.add(time(), _place(message), MEASURE, "word"))
     if found.blocked is not None and not is_staff:
         return await _refuse(state, message, session, store, config, found.blocked)
-    outgoing = Outgoing(
-        state.lexicon,
-        session.text("moderation_withheld", contact=session.text("contact")),
-        session.text("moderation_cut"),
-        lambda word: _count_answer(store, message, word),
-    )
-    return await outgoing.answer(await next(seen))
+    return await _outgoing(state.lexicon, message, session, store).answer(await next(seen))
+
+
+@plugin.said
+async def say(reply: Reply, message: Message, session: Session, memory: Memory, store: Store) -> Reply:
+    """What a plugin says or asks beside its answer."""
+    lexicon = state_of(memory).lexicon
+    return reply if lexicon is None else await _outgoing(lexicon, message, session, store).reply(reply)
 
 
 async def _turn_away(
@@ -149,6 +152,15 @@ async def _refuse(
     block = Block(*user, message.connector, now + mute.lasts, AUTOMATIC, now)
     await _blocks(state).put(block, Audit.add(AUTOMATIC, "block", block.identity, f"{mute.after} messages"))
     return Reply(session.text("moderation_muted", minutes=max(1, round(mute.lasts / 60))))
+
+
+def _outgoing(lexicon: Lexicon, message: Message, session: Session, store: Store) -> Outgoing:
+    return Outgoing(
+        lexicon,
+        session.text("moderation_withheld", contact=session.text("contact")),
+        session.text("moderation_cut"),
+        lambda word: _count_answer(store, message, word),
+    )
 
 
 async def _count_answer(store: Store, message: Message, word: Word | None) -> None:

@@ -74,13 +74,14 @@ class Outgoing:
         if isinstance(answer, str):
             answer = Reply(answer)
         if isinstance(answer, Reply):
-            return await self._reply(answer)
+            return await self.reply(answer)
         if not isinstance(answer, Stream):
             answer = Stream(answer)
         texts, _, _ = await self._screened(answer.sources)
         return replace(answer, chunks=self._chunks(answer.chunks), sources=texts)
 
-    async def _reply(self, reply: Reply) -> Reply:
+    async def reply(self, reply: Reply) -> Reply:
+        """The reply as it may be sent, with all that is shown beside its text."""
         source = () if reply.source is None else (reply.source,)
         given = (reply.text, *source, *reply.sources, *reply.choices)
         for attached in reply.attachments:

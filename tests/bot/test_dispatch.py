@@ -597,6 +597,27 @@ async def test_what_answers_a_question_is_heard_by_plugins_first(bot_tester: Bot
     assert (await user.say("good")).text == "got GOOD"
 
 
+async def test_what_is_said_beside_the_answer_passes_plugins(bot_tester: BotTester) -> None:
+    plugin = Plugin("p")
+
+    @plugin.said
+    def upper(reply: Reply) -> Reply:
+        return replace(reply, text=reply.text.upper())
+
+    @plugin.said
+    async def twice(reply: Reply, message: Message) -> Reply:
+        return replace(reply, text=f"{reply.text}, {message.user.id}")
+
+    @plugin.message()
+    async def talk(message: Message, session: Session) -> str:
+        await session.say("looking")
+        return f"{(await session.ask('which?', timeout=9)).text} found"
+
+    user = bot_tester.use(plugin).private("mei")
+    assert [reply.text for reply in (await user.say("?")).replies] == ["LOOKING, mei", "WHICH?, mei"]
+    assert (await user.say("this")).text == "this found"
+
+
 async def test_say_sends_before_the_answer(bot_tester: BotTester) -> None:
     plugin = Plugin("p")
 

@@ -27,7 +27,7 @@ async def test_a_reload_leaves_each_plugin_its_memory_and_a_restart_does_not(
 ) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.py").write_text(COUNTER.format(name=name), "utf-8")
-    built_in = ("chat", "faq", "feedback", "handoff", "help", "knowledge")
+    built_in = ("chat", "faq", "feedback", "handoff", "help", "knowledge", "moderation")
     off = {name: {"enabled": False} for name in built_in}
     bot = bot_tester.configure(plugin_folders=[str(tmp_path)], plugins=off)
     user = bot.private()

@@ -12,7 +12,7 @@ import pytest
 from bot import Answered, Attachment, Message, Next, Plugin, Reply, Segment, Session, Stream
 from bot.store import Audit, Tally
 from bot.testing import BotTester, Person
-from plugins.moderation.plugin import plugin
+from plugins.moderation.plugin import LONGEST, plugin
 
 REFUSED = "这条消息里有不合适的内容，我没有处理。请换个说法再发。"
 WITHHELD = "抱歉，这个回答不便显示。您可以换个说法再问，或者联系人工客服。"
@@ -163,6 +163,16 @@ async def test_history_keeps_no_blocked_word_and_no_personal_data(bot: Callable[
     assert rounds[-1].answer == "bot: 我的电话是138****5678"
 
 
+async def test_history_keeps_the_beginning_of_what_was_refused_as_too_long(
+    bot: Callable[..., BotTester],
+) -> None:
+    tester = bot()
+    await tester.private("mei").say("好" * 100_000)
+    app = await tester.app()
+    (only,) = await app.history.rounds("\x1f".join(("test", "bot", "mei", "", "mei")), 9)
+    assert only.question == "好" * LONGEST
+
+
 async def test_history_may_keep_personal_data(bot: Callable[..., BotTester]) -> None:
     tester = bot(mask_history=False)
     await tester.private("mei").say("我的电话是13812345678")
@@ -190,6 +200,21 @@ async def test_all_that_is_shown_with_an_answer_is_screened(bot: Callable[..., B
     assert "看**\n**\nhttps://example.com" in said.text
     said = await mei.say("/tell 敏的感词")
     assert (said.text, said.choices, said.sources, len(said.replies)) == (WITHHELD, (), (), 1)
+
+
+async def test_what_is_said_and_asked_beside_the_answer_is_screened(bot: Callable[..., BotTester]) -> None:
+    chatty = Plugin("chatty")
+
+    @chatty.command("chatty")
+    async def talk(session: Session) -> str:
+        await session.say("说坏话")
+        return (await session.ask(Reply("敏感词", choices=("赌博",)), timeout=9)).text
+
+    mei = bot().use(chatty).private("mei")
+    said = await mei.say("/chatty")
+    assert [(part.text, part.choices) for part in said.replies] == [("说**", ()), (WITHHELD, ())]
+    assert (await mei.say("好")).text == "好"
+    assert await counts(mei.tester) == {"out_word": 2}
 
 
 async def test_a_withheld_answer_is_a_miss(bot: Callable[..., BotTester]) -> None:
@@ -220,6 +245,7 @@ async def test_a_stream_shows_no_part_of_a_word(bot: Callable[..., BotTester], c
 
 async def test_a_blocked_stream_ends_its_source(bot: Callable[..., BotTester]) -> None:
     ended = asyncio.Event()
+    held: list[AsyncIterator[str]] = []  # so that it is not closed just because nobody has it any more
     endless = Plugin("endless")
 
     @endless.command("endless")
@@ -231,7 +257,8 @@ async def test_a_blocked_stream_ends_its_source(bot: Callable[..., BotTester]) -
             finally:
                 ended.set()
 
-        return words()
+        held.append(words())
+        return held[0]
 
     said = await bot().use(endless).private("mei").say("/endless")
     assert said.text == "（后面的内容不便显示。）"
@@ -255,11 +282,11 @@ async def test_whoever_goes_on_is_muted_and_told_once(bot: Callable[..., BotTest
 
 
 async def test_a_mute_ends_by_itself(bot: Callable[..., BotTester]) -> None:
-    mei = bot(mute={"after": 1, "lasts": "300ms"}).private("mei")
-    await mei.say("敏感词")
-    assert (await mei.say("你好")).text == ""
+    mei = bot(mute={"after": 2, "lasts": "300ms"}).private("mei")
+    assert [(await mei.say(text)).text == "" for text in ("敏感词", "敏感词", "你好")] == [False, False, True]
     await asyncio.sleep(0.35)
     assert (await mei.say("你好")).text == "bot: 你好"
+    assert (await mei.say("敏感词")).text == REFUSED  # counted from one again
 
 
 @pytest.mark.parametrize("after", [2, None])

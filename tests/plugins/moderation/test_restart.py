@@ -100,9 +100,13 @@ async def test_a_reload_takes_new_words_and_keeps_the_old_where_files_are_broken
         (tmp_path / "words.txt").write_text("好\n坏\tdrop\n", encoding="utf-8")
         with structlog.testing.capture_logs() as logs:
             await app.reload()
-        assert [line["problem"] for line in logs if line["log_level"] == "error"] == [
-            f"{tmp_path / 'words.txt'}:2: 'drop' is no action; "
-            "after the first tab write block, mask or pinyin, and a category after the second"
+        assert [line["event"] for line in logs if line["event"] == "plugins reloaded"]
+        assert [(line["event"], line["problem"]) for line in logs if line["log_level"] == "error"] == [
+            (
+                "the sensitive words stay as they were",
+                f"{tmp_path / 'words.txt'}:2: 'drop' is no action; "
+                "after the first tab write block, mask or pinyin, and a category after the second",
+            )
         ]
         assert (await mei.say("违禁词")).text == refused
     finally:
