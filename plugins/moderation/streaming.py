@@ -51,6 +51,8 @@ class StreamFilter:
             self.stopped, cut = blocked.word, min(cut, blocked.start)
         shown = MASK * self._masked + masked(text, hits)[len(before) + self._masked :]
         self._held = self._held[cut - len(before) :]
-        self._masked = max([0, self._masked + len(before) - cut, *(hit.end - cut for hit in hits)])
+        self._masked = max(
+            [0, self._masked + len(before) - cut, *(hit.end - cut for hit in hits if hit.start < cut)]
+        )
         self._inside = is_open and not self._held
         return shown[: cut - len(before)]

@@ -26,7 +26,7 @@ from model.http.faces import mount
 from model.types import ChatModel
 from tests.e2e.platforms import SECRET, signed
 
-BUILT_IN = ("faq", "knowledge", "help", "chat", "feedback", "handoff", "moderation")
+BUILT_IN = ("faq", "knowledge", "help", "chat", "feedback", "handoff", "moderation", "digest")
 WITHIN = 10.0
 QUESTION = b'{"type": "message", "chat_id": "c", "user_id": "u", "text": "hello"}'
 

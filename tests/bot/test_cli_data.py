@@ -194,7 +194,7 @@ def test_upgrade_creates_the_tables_of_core_and_plugins_once(glmbot: Glmbot, tmp
     result = glmbot("db", "upgrade")
     assert result.exit_code == 0, result.output
     owners = [line.split()[0] for line in result.stdout.splitlines()[2:]]
-    assert owners == ["core", "faq", "handoff", "knowledge", "moderation"]
+    assert owners == ["core", "digest", "faq", "feedback", "handoff", "knowledge", "moderation"]
     assert glmbot("db", "upgrade").stdout == "the database is up to date\n"
 
 

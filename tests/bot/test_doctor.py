@@ -26,7 +26,9 @@ from bot.store.migrations import upgrade
 
 Glmbot = Callable[..., Result]
 TOKEN = "123456:abcdefghijklmnopqrstuvwxyz0123456789"
-QUIET = {name: {"enabled": False} for name in ("faq", "handoff", "knowledge", "moderation")}
+QUIET = {
+    name: {"enabled": False} for name in ("digest", "faq", "feedback", "handoff", "knowledge", "moderation")
+}
 
 
 class Encoder:
