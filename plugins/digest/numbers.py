@@ -81,10 +81,12 @@ async def collect(
     chats: Sequence[str] | None = None,
     encoder: Encoder | None = None,
     subject: str | None = None,
+    lists: bool = True,
 ) -> Numbers:
     """All of them; chats: None is all. Without an encoder no questions are put into groups.
 
-    subject: of texts, sources and changes only what has to do with it. Raises StoreError.
+    subject: of texts, sources and changes only what has to do with it. lists: of questions, which cost most.
+    Raises StoreError.
     """
     about = normalise(subject) if subject else ""
 
@@ -103,9 +105,9 @@ async def collect(
         until,
         questions=questions,
         answered={one.label: one.count for one in asked if one.label},
-        misses=sum(one.count for one in await sums("miss")),
-        top=await _clusters(await sums("text", most=TOP), encoder, about),
-        unanswered=await _clusters(await sums("miss", most=MOST), encoder, about),
+        misses=sum(one.count for one in asked if not one.label),
+        top=await _clusters(await sums("text", most=TOP), encoder, about) if lists else (),
+        unanswered=await _clusters(await sums("miss", most=MOST), encoder, about) if lists else (),
         changed=tuple(changed),
         escalated={one.label: one.count for one in escalated},
         sources={

@@ -65,7 +65,7 @@ async def refresh(memory: Memory, store: Store) -> None:
     """Bring /metrics up to date."""
     gauges, until = memory.keep("state", State).gauges, _end_of_quarter(time())
     for window, seconds in WINDOWS.items():
-        gauges.numbers[window] = await collect(Tally(store), until - seconds, until, zone="UTC")
+        gauges.numbers[window] = await collect(Tally(store), until - seconds, until, zone="UTC", lists=False)
 
 
 @plugin.schedule("* * * * *")
