@@ -147,4 +147,6 @@ class Hours:
         """The unix time of a minute on the wall; one that a clock change skips is the moment after it."""
         days, rest = divmod(minute, 1440)
         wall = datetime.combine(day + timedelta(days=days), time(rest // 60, rest % 60), self._zone)
+        while self.local(wall.timestamp()).replace(tzinfo=None) != wall.replace(tzinfo=None):
+            wall += timedelta(minutes=1)
         return wall.timestamp()

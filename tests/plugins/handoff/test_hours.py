@@ -6,7 +6,7 @@ from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -102,6 +102,7 @@ LINES = st.builds(
 )
 
 
+@example(lines=["sun 02:30-03:15"], start=0, quarters=28, zone="America/New_York")
 @given(
     lines=st.lists(LINES, min_size=1, max_size=4),
     start=st.integers(0, 2 * 365 * 24 * 4),
