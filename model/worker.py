@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeAlias
 
 import structlog
@@ -172,13 +173,18 @@ class Worker:
         """Slices for a while; tokens of the prompts that were finished."""
         waited_for = len(self._answers) > len(self._unread)
         budget, tokens, began = (self._step_seconds if waited_for else BURST), 0, self._clock()
-        while not self._retired:
+        for slices in count(1):
+            if self._retired:
+                break
             if self._line and len(self._groups) < GROUPS:
                 self._form_group()
             if not self._groups:
                 break
             tokens += self._slice(self._next_group())
-            if self._clock() - began >= budget or (tokens and not waited_for):
+            spent = self._clock() - began
+            if waited_for:
+                spent += spent / (2 * slices)  # to end as near to the budget as whole slices can
+            if spent >= budget or (tokens and not waited_for):
                 break
         return tokens
 
