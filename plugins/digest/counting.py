@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from bot import Answered
+from bot import Answered, mask_personal_data
 from bot.retrieval import normalise
 from bot.store import Step, Tally
 
@@ -17,7 +17,7 @@ def counted(answered: Answered) -> list[Step]:
     """Steps for a question and its answer; none for what is no question."""
     if not answered.is_question:
         return []
-    at, chat, text = answered.at, answered.chat, normalise(answered.question)
+    at, chat, text = answered.at, answered.chat, normalise(mask_personal_data(answered.question))
     steps = [
         Tally.add(at, chat, "question", _who(answered), total=answered.seconds),
         Tally.add(at, chat, "seconds", seconds_class(answered.seconds)),

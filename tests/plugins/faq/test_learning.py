@@ -82,6 +82,11 @@ async def test_a_thumb_down_counts_once(bot: BotTester) -> None:
     assert (one.questions, one.misses, one.votes) == (("运费多少",), 0, 1)
 
 
+async def test_what_staff_read_tells_nobody_s_number(bot: BotTester) -> None:
+    await bot.private("u1").say("我的电话是13812345678，查下积分")
+    assert "138****5678" in (await bot.private("ann").say("/unanswered")).text
+
+
 async def test_an_agent_may_bring_a_question_along(bot: BotTester) -> None:
     ann = bot.private("ann")
     assert "候选 1" in (await ann.say("/learn 能寄顺丰吗 || 可以，运费自付。")).text
