@@ -34,9 +34,7 @@ class Launcher(Protocol):
         """Make kernels ready that will be launched, so that no launch has to wait for a compiler."""
         ...
 
-    def launch(
-        self, kernel: str, grid: Grid, block: int, *arguments: Argument, shared: int = 0
-    ) -> None:
+    def launch(self, kernel: str, grid: Grid, block: int, *arguments: Argument, shared: int = 0) -> None:
         """Start a kernel, named as in C++ with its template arguments: "w4_linear<64, 1, 4>".
 
         block: threads of a block; shared: bytes of dynamic shared memory. Where a program of the stream is
