@@ -14,6 +14,10 @@ constexpr int OUTPUTS = 64;         // of a block
 constexpr int STEP = 128;           // columns
 constexpr int X_STRIDE = STEP + 8;  // halves between rows of x in shared memory: ldmatrix meets no bank twice
 
+// Blocks that a multiprocessor should hold at once: as many bytes are on their way as its share of the memory's
+// bandwidth needs, and that bounds the registers.
+constexpr int linear_blocks(int tiles, bool zeros = false) { return (tiles == 1 ? 4 : tiles == 2 ? 3 : 2) - zeros; }
+
 // Shared memory of a stage, in units of 16 bytes.
 template <int bits> constexpr int W_UNITS = OUTPUTS * STEP * bits / 8 / 16;
 template <int tiles> constexpr int X_UNITS = tiles * 8 * X_STRIDE * 2 / 16;
@@ -45,18 +49,16 @@ SIMT_FN void int8_to_halves(u32 first, u32 second, u32 (&a)[4]) {
 }
 
 // The 16 x 64 weights of a lane's warp as operands of four steps of 16 columns.
-template <int bits> SIMT_FN void operands(const uint4* w, u32 (&a)[4][4]) {
+template <int bits> SIMT_FN void operands(const uint4 (&words)[bits / 4], u32 (&a)[4][4]) {
   if constexpr (bits == 4) {
-    uint4 words = w[0];
-    int4_to_halves(words.x, a[0]);
-    int4_to_halves(words.y, a[1]);
-    int4_to_halves(words.z, a[2]);
-    int4_to_halves(words.w, a[3]);
+    int4_to_halves(words[0].x, a[0]);
+    int4_to_halves(words[0].y, a[1]);
+    int4_to_halves(words[0].z, a[2]);
+    int4_to_halves(words[0].w, a[3]);
   } else {
     SIMT_UNROLL for (int half = 0; half < 2; half++) {
-      uint4 words = w[half * WARP];
-      int8_to_halves(words.x, words.y, a[2 * half]);
-      int8_to_halves(words.z, words.w, a[2 * half + 1]);
+      int8_to_halves(words[half].x, words[half].y, a[2 * half]);
+      int8_to_halves(words[half].z, words[half].w, a[2 * half + 1]);
     }
   }
 }
@@ -106,7 +108,7 @@ SIMT_FN void linear(const Linear& p, Finish finish) {
       uint4* stage = (uint4*)memory + step % stages * stage_units;
       SIMT_UNROLL for (int i = 0; i < warp_units; i += WARP)
         copy_async(stage + warp * warp_units + lane + i, w + (size_t)step * 2 * warp_units + i);
-      for (int i = thread; i < tiles * 8 * (STEP / 8); i += LINEAR_THREADS) {
+      SIMT_ROLLED for (int i = thread; i < tiles * 8 * (STEP / 8); i += LINEAR_THREADS) {  // unrolled, it would cost registers
         int row = i / (STEP / 8), column = i % (STEP / 8) * 8;
         copy_async((u16*)(stage + W_UNITS<bits>) + row * X_STRIDE + column,
                    p.x + (size_t)least(row, p.rows - 1) * p.in + step * STEP + column);
@@ -129,8 +131,10 @@ SIMT_FN void linear(const Linear& p, Finish finish) {
     sync_block();
     issue(step + stages - 1);
     const uint4* stage = (const uint4*)memory + step % stages * stage_units;
+    uint4 words[bits / 4];
+    SIMT_UNROLL for (int i = 0; i < bits / 4; i++) words[i] = stage[warp * warp_units + i * WARP + lane];
     u32 a[4][4];
-    operands<bits>(stage + warp * warp_units + lane, a);
+    operands<bits>(words, a);
     const u16* x = (const u16*)(stage + W_UNITS<bits>) + lane % 8 * X_STRIDE + warp_in * 64 + lane / 8 * 8;
     SIMT_UNROLL for (int m = 0; m < tiles; m++) multiply<bits, narrow, zeros>(sums[m], a, x + m * 8 * X_STRIDE, scale, zero);
   }

@@ -21,6 +21,7 @@ template <class T> using Same = typename Identity<T>::type;  // takes what anoth
 #define SIMT_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define SIMT_FN __device__ __forceinline__
 #define SIMT_UNROLL _Pragma("unroll")
+#define SIMT_ROLLED _Pragma("unroll 1")
 #define SIMT_SHARED(name) extern __shared__ __align__(128) u8 name[]
 
 // -- memory ------------------------------------------------------------------------------------------------

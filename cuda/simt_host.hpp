@@ -24,6 +24,7 @@
 #define SIMT_KERNEL(threads, blocks) void
 #define SIMT_FN inline
 #define SIMT_UNROLL
+#define SIMT_ROLLED
 #define SIMT_SHARED(name) u8* name = simt::shared.data
 
 struct alignas(16) uint4 { u32 x, y, z, w; };

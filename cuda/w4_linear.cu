@@ -3,17 +3,16 @@
 
 // Float32 sums [gridDim.y, rows, out]: those of each share of the columns.
 template <int bits, bool narrow, bool zeros, int tiles, int stages>
-SIMT_KERNEL(LINEAR_THREADS, 1) linear_sums(const u16* __restrict__ x, const uint4* __restrict__ w, const u16* __restrict__ scale,
+SIMT_KERNEL(LINEAR_THREADS, linear_blocks(tiles, zeros)) linear_sums(const u16* __restrict__ x, const uint4* __restrict__ w, const u16* __restrict__ scale,
                                            const u16* __restrict__ zero, float* __restrict__ sums, int rows, int out, int in, int group_shift) {
-  float* share = sums + (size_t)blockIdx.y * rows * out;
   linear<bits, narrow, zeros, tiles, stages>({x, w, scale, zero, rows, out, in, group_shift}, [&](int row, int output, float sum) {
-    store(share + (size_t)row * out + output, sum);
+    store(sums + ((size_t)blockIdx.y * rows + row) * out + output, sum);
   });
 }
 
 // gelu(x W^T + b) as halves [rows, out]; gridDim.y is 1.
 template <int bits, bool narrow, bool zeros, int tiles, int stages>
-SIMT_KERNEL(LINEAR_THREADS, 1) linear_gelu(const u16* __restrict__ x, const uint4* __restrict__ w, const u16* __restrict__ scale,
+SIMT_KERNEL(LINEAR_THREADS, linear_blocks(tiles, zeros)) linear_gelu(const u16* __restrict__ x, const uint4* __restrict__ w, const u16* __restrict__ scale,
                                            const u16* __restrict__ zero, const u16* __restrict__ bias, u16* __restrict__ y, int rows,
                                            int out, int in, int group_shift) {
   linear<bits, narrow, zeros, tiles, stages>({x, w, scale, zero, rows, out, in, group_shift}, [&](int row, int output, float sum) {

@@ -3,7 +3,7 @@
 
 // Float32 logits [rows, out].
 template <int tiles, int stages>
-SIMT_KERNEL(LINEAR_THREADS, 1) head_logits(const u16* __restrict__ x, const uint4* __restrict__ w, const u16* __restrict__ scale,
+SIMT_KERNEL(LINEAR_THREADS, linear_blocks(tiles)) head_logits(const u16* __restrict__ x, const uint4* __restrict__ w, const u16* __restrict__ scale,
                                            float* __restrict__ logits, int rows, int out, int in) {
   linear<8, false, false, tiles, stages>({x, w, scale, nullptr, rows, out, in, 31}, [&](int row, int output, float sum) {
     store(logits + (size_t)row * out + output, sum);

@@ -15,6 +15,7 @@ from model.checkpoint import Checkpoint, is_matrix
 from model.config import CONFIG_NAME, PACKED_NAME
 from model.kernels.library import NoLibrary, open_library
 from model.loading import Head, Reader, Recipe
+from model.mma_tiles import MmaWeight
 from model.packed import Layout, Packed, is_packed
 from model.packed_writer import PackedWriter, Plan, write_atomically
 from model.quantize import QuantizedWeight
@@ -23,6 +24,7 @@ from model.tensor_file import weight_files
 from model.tiles import TILE, TiledWeight, to_tiles
 from model.tokenizer import Tokenizer, find_tokenizer
 from model.types import ModelError, Quantization
+from model.weights import in_rows
 
 _AT_ONCE = 4096
 """Rows that are put into another order at a time."""
@@ -112,6 +114,7 @@ def _write_parameters(reader: Reader, plan: Plan, writer: PackedWriter, progress
 
 def _write_parameter(reader: Reader, plan: Plan, writer: PackedWriter, name: str) -> None:
     values = reader.matrix(name) if is_matrix(name) else reader.vector(name)
+    values = in_rows(values) if isinstance(values, MmaWeight) else values
     if isinstance(values, Tensor):
         writer.write(name, values.to(plan.dtypes[name]))
     else:

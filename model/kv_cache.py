@@ -6,6 +6,7 @@ share pages: the owners of a page are counted, and it is free once all of them h
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -257,6 +258,18 @@ class KVBatch:
         self.slots = torch.tensor(slots, dtype=torch.int64, device=device)
         self.tables = torch.cat([cache.indices for cache in caches])
         self.sequences = torch.tensor(rows, dtype=torch.int32, device=device)
+        self._rows = rows
+
+    @functools.cached_property
+    def rows(self) -> Tensor:
+        """int32 [tokens, 2]: for each new token, where in `tables` its sequence begins, how many it sees."""
+        seen = [(begin, length + t + 1) for begin, length, new in self._rows for t in range(new)]
+        return torch.tensor(seen, dtype=torch.int32, device=self.pages.device).view(-1, 2)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the last one of the longest sequence sees."""
+        return max((length + new for _, length, new in self._rows), default=0)
 
     def commit(self) -> None:
         """All layers have run: the new tokens are in. A pass that was given up leaves no trace."""

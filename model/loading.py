@@ -21,6 +21,7 @@ from model import huge_pages, memory
 from model.checkpoint import EMBEDDINGS, Checkpoint, is_matrix
 from model.config import ChatGLMConfig
 from model.kv_cache import Storage
+from model.mma_tiles import MmaWeight
 from model.packed import Packed, Scheme, is_packed
 from model.quantize import QuantizedWeight, quantize_int4, quantize_int4_hqq, quantize_int8
 from model.sizes import size_text
@@ -111,7 +112,7 @@ class Reader:
         """
         stored = self.source.matrix(name)
         bits, _, _ = self.scheme.of(name, self.source.shape(name)[1])
-        if isinstance(stored, QuantizedWeight | TiledWeight):
+        if isinstance(stored, QuantizedWeight | TiledWeight | MmaWeight):
             self._check_finite(stored.scale, f"{name}_scale")
             if stored.zero is not None:
                 self._check_finite(stored.zero, f"{name}_zero")

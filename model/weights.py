@@ -7,16 +7,20 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from model import mma_tiles, tiles
+from model.mma_tiles import MmaWeight
 from model.quantize import QuantizedWeight
-from model.tiles import TiledWeight, to_rows
+from model.tiles import TiledWeight
 
-Matrix: TypeAlias = Tensor | QuantizedWeight | TiledWeight
+Matrix: TypeAlias = Tensor | QuantizedWeight | TiledWeight | MmaWeight
 """[out, in], in float or quantised, in rows or in tiles."""
 
 
 def in_rows(matrix: Matrix) -> Tensor | QuantizedWeight:
     """The matrix row after row, itself where it is."""
-    return to_rows(matrix) if isinstance(matrix, TiledWeight) else matrix
+    if isinstance(matrix, TiledWeight):
+        return tiles.to_rows(matrix)
+    return mma_tiles.to_rows(matrix) if isinstance(matrix, MmaWeight) else matrix
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from model.kernels.library import GlmBlock, GlmMatrix, GlmPages, Library, Pool
 from model.kernels.reference import Reference
 from model.kv_cache import KVBatch, KVPages, Storage
 from model.tiles import TiledWeight, fits, to_tiles
-from model.weights import Matrix, Norm, Weights
+from model.weights import Matrix, Norm, Weights, in_rows
 
 _EXACT, _GELU = 1, 2
 _STORAGES: dict[Storage, int] = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}
@@ -40,9 +40,10 @@ class Native:
 
     def prepare(self, weight: Matrix) -> Matrix:
         """In tiles where they can hold the matrix, else as it is stored."""
-        if isinstance(weight, Tensor | TiledWeight) or not fits(weight):
+        if isinstance(weight, TiledWeight):
             return weight
-        return to_tiles(weight)
+        rows = in_rows(weight)
+        return rows if isinstance(rows, Tensor) or not fits(rows) else to_tiles(rows)
 
     def linear(self, x: Tensor, weight: Matrix, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
         """x W^T + b, with x as int8 in each block of columns unless exact."""

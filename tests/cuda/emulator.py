@@ -27,15 +27,16 @@ class SimtError(Exception):
     """What a kernel did that it must not."""
 
 
+_COUNTED = (
+    *("loaded", "stored", "copied", "mma", "ldmatrix", "fma"),
+    *("half2", "logic", "special", "shuffle", "barrier", "atomic"),
+)
+
+
 class Counts(ctypes.Structure):
     """What threads did: bytes, and instructions of one thread each."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in (
-            "loaded stored copied mma ldmatrix fma half2 logic special shuffle barrier atomic".split()
-        )
-    )
+    _fields_ = tuple((name, ctypes.c_uint64) for name in _COUNTED)
     loaded: int
     stored: int
     copied: int
@@ -131,8 +132,8 @@ class Emulator:
         unit = (
             f'#include "{source}"\n'
             f"static const simt::Kernel kernels[] = {{\n{entries}\n}};\n"
-            'extern "C" const char* simt_launch(int kernel, const simt::Launch* launch, simt::Counts* total) {\n'
-            "  return simt::launch(kernels[kernel], *launch, total);\n}\n"
+            'extern "C" const char* simt_launch(int kernel, const simt::Launch* launch, simt::Counts* total)'
+            " { return simt::launch(kernels[kernel], *launch, total); }\n"
         )
         flags = (*FLAGS, *self.flags)
         headers = sorted([*self.sources.glob("*.cuh"), *self.sources.glob("*.hpp"), source])
