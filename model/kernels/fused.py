@@ -307,26 +307,23 @@ class Fused:
         alpha: float,
         epsilon: float,
     ) -> Tensor | None:
-        """Sums go from kernel to kernel unrounded where there are few rows and all matrices are in tiles."""
-        most = min(_most_rows(one.weight) for block in weights.blocks for one in _linears(block))
-        if not _takes_pages(batch.pages) or len(a) > most:
+        """Sums go from kernel to kernel unrounded where a matrix is in tiles and there are few rows."""
+        if not _takes_pages(batch.pages):
             return None
         after = [*(block.input_layernorm for block in weights.blocks[1:]), weights.final_layernorm]
         for layer, (block, last) in enumerate(zip(weights.blocks, after, strict=True)):
-            query = self._rope(
-                self._branch(a, block.query_key_value), rotary, batch.pages, batch.slots, layer
-            )
-            context = self.attention(query, batch, layer)
-            m = self._norm(
-                a, self._branch(context, block.dense), alpha, block.post_attention_layernorm, epsilon
-            )
-            wide = block.dense_h_to_4h
-            inner = self._dense(m, _tiled(wide), wide.bias, gelu=True)
+            qkv = self._branch(a, block.query_key_value)
+            query = self._rope(qkv, rotary, batch.pages, batch.slots, layer)
+            y = self._branch(self.attention(query, batch, layer), block.dense)
+            m = self._norm(a, y, alpha, block.post_attention_layernorm, epsilon)
+            inner = self.linear(m, block.dense_h_to_4h.weight, block.dense_h_to_4h.bias, gelu=True)
             a = self._norm(m, self._branch(inner, block.dense_4h_to_h), alpha, last, epsilon)
         return a
 
-    def _branch(self, x: Tensor, linear: Linear) -> Sums:
-        return Sums(self._sums(x, _tiled(linear)), linear.bias)
+    def _branch(self, x: Tensor, linear: Linear) -> Tensor | Sums:
+        if isinstance(linear.weight, MmaWeight) and len(x) <= _most_rows(linear.weight):
+            return Sums(self._sums(x, linear.weight), linear.bias)
+        return self.linear(x, linear.weight, linear.bias)
 
     def kernels(self, weights: Weights, storage: Storage) -> Iterator[str]:
         """Those that answers over such weights and pages will need, for `Launcher.prepare`."""
@@ -362,10 +359,8 @@ def _linears(block: Block) -> tuple[Linear, Linear, Linear, Linear]:
     return block.query_key_value, block.dense, block.dense_h_to_4h, block.dense_4h_to_h
 
 
-def _most_rows(weight: Matrix) -> int:
-    """Rows of x that kernels take at once; zero-points need registers, and floats are cuBLAS's."""
-    if not isinstance(weight, MmaWeight):
-        return 0
+def _most_rows(weight: MmaWeight) -> int:
+    """Rows of x that kernels take at once: zero-points need registers."""
     return ROWS if weight.zero is None else ROWS // 2
 
 
@@ -395,11 +390,6 @@ def _halves_or_sums(y: Tensor | Sums | None) -> tuple[Argument, Argument, Argume
     if isinstance(y, Sums):
         return None, y.shares, len(y.shares), y.bias
     return None if y is None else y.contiguous(), None, 0, None
-
-
-def _tiled(linear: Linear) -> MmaWeight:
-    assert isinstance(linear.weight, MmaWeight)
-    return linear.weight
 
 
 def _of_layer(pages: KVPages, layer: int) -> Iterator[Tensor | None]:
