@@ -33,8 +33,9 @@ struct Memory {
   float scores[LIST];
   int ids[LIST];
   u64 below;
-  int digit, count, token;
+  int digit, token;
 };
+static_assert(sizeof(Memory) == 24848, "what the host gives it");
 
 // An integer with the order of finite floats; never 0 for them.
 SIMT_FN u32 key_of(float x) {
@@ -294,7 +295,7 @@ SIMT_FN void draw_top_k(const Row& row, Memory& memory, const Draw& draw, int to
 
 // logits: float32 [rows, vocabulary], of which the first `limit` tokens may be drawn; seen: bits [slots,
 // divide_up(vocabulary, 32)], to which the drawn token is added; tokens: [rows]. A block for each row.
-// Shared memory: SAMPLE_BYTES.
+// Shared memory: Memory.
 SIMT_KERNEL(SAMPLE_THREADS, 1) sample(const float* __restrict__ logits, const u32* __restrict__ parameters, u32* __restrict__ seen,
                                       int* __restrict__ tokens, int vocabulary, int limit, int fallback) {
   SIMT_SHARED(shared);

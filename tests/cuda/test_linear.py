@@ -8,9 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.kernels.fused import Fused
+from model.kernels.mma_linear import MmaLinear
 from model.mma_tiles import MmaWeight, to_mma
 from model.quantize import QuantizedWeight, dequantize
 from tests.cuda.emulator import Emulator
+
+CPU = torch.device("cpu")
 
 
 def quantized(bits: int, group: int, out: int, columns: int, *, zeros: bool = False) -> QuantizedWeight:
@@ -66,7 +69,7 @@ def test_linear_layers(
 def test_gelu_follows_at_once_or_after_the_sums(emulator: Emulator, multiprocessors: int) -> None:
     card = Emulator(emulator.folder, multiprocessors=multiprocessors)
     weight, x, bias = quantized(4, 64, 192, 1024), rows_of(5, 1024), rows_of(1, 192)[0]
-    y = Fused(card, torch.device("cpu")).linear(x, to_mma(weight), bias, gelu=True)
+    y = Fused(card, CPU).linear(x, to_mma(weight), bias, gelu=True)
     sums = (product(x, weight) + bias.double()).float()
     assert close(y, functional.gelu(sums, approximate="tanh"), bits=10)
     assert any(name.startswith("linear_gelu") for name in card.counts) == (multiprocessors == 1)
@@ -80,9 +83,9 @@ def test_a_row_has_the_same_bits_in_any_batch(fused: Fused) -> None:
         assert torch.equal(fused.linear(x[:rows], weight, bias), whole[:rows])
 
 
-def test_sums_are_float32(fused: Fused, emulator: Emulator) -> None:
+def test_sums_are_float32(emulator: Emulator) -> None:
     weight, x = quantized(4, 64, 64, 2048), rows_of(4, 2048)
-    sums = fused._sums(x, to_mma(weight))
+    sums = MmaLinear(emulator, CPU).sums(x, to_mma(weight), torch.zeros(64).half()).shares
     assert len(sums) > 1
     assert close(sums.double().sum(0), product(x, weight), bits=20)
 
@@ -101,9 +104,11 @@ def test_the_embedding(fused: Fused) -> None:
 
 
 @pytest.mark.parametrize(("bits", "group", "out", "columns", "zeros"), CASES)
-def test_whole_matrices(fused: Fused, bits: int, group: int, out: int, columns: int, zeros: bool) -> None:
+def test_whole_matrices(
+    emulator: Emulator, bits: int, group: int, out: int, columns: int, zeros: bool
+) -> None:
     weight = quantized(bits, group, out, columns, zeros=zeros)
-    assert torch.equal(fused.dequantize(to_mma(weight)), dequantize(weight, torch.float16))
+    assert torch.equal(MmaLinear(emulator, CPU).dequantize(to_mma(weight)), dequantize(weight, torch.float16))
 
 
 def test_many_rows_go_through_the_whole_matrix(fused: Fused) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model.kernels.fused import Fused, Sums
+from model.kernels.fused import Fused
+from model.kernels.mma_linear import Sums
 from model.weights import Norm
 
 EPSILON = 1e-5

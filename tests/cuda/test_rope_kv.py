@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 import torch
 
-from model.kernels.fused import Fused, Sums
+from model.kernels.fused import Fused
+from model.kernels.mma_linear import Sums
 from model.kernels.reference import Reference
 from model.kv_cache import KVBatch, KVCache, KVPages, Storage
 
