@@ -191,14 +191,20 @@ class ChatGLM:
 
     def begin_with(self, ids: Sequence[int]) -> Tensor:
         """The first layer's normalised input, [tokens, hidden]. Raises as `embed`."""
-        return self.operations.norm(self.embed(ids), self._norm_before(0), self.config.layernorm_epsilon)
+        return self.normalise(self.embed(ids))
+
+    def normalise(self, embedded: Tensor) -> Tensor:
+        """The first layer's normalised input of embedded tokens."""
+        return self.operations.norm(embedded, self._norm_before(0), self.config.layernorm_epsilon)
 
     def rotary(self, places: Sequence[Place]) -> Rotary:
         """The tables for every token."""
         where = torch.tensor(places, dtype=torch.long, device=self.device)
-        if not self.config.position_encoding_2d:
-            where = where[:, :1]
-        return rotary.tables(where, self._frequencies, self._rotary_dtype)
+        return self.rotary_of(where if self.config.position_encoding_2d else where[:, :1])
+
+    def rotary_of(self, positions: Tensor) -> Rotary:
+        """The tables for positions [tokens, axes] on the device."""
+        return rotary.tables(positions, self._frequencies, self._rotary_dtype)
 
     def project(self, layer: int, a: Tensor) -> Tensor:
         """Queries, keys and values of a layer, [tokens, 3 * hidden], from its normalised input."""

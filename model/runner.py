@@ -10,6 +10,8 @@ from typing import Protocol, TypeAlias
 import torch
 
 from model.chatglm import ChatGLM
+from model.decoder import Decoder, Step
+from model.kernels.fused import Fused
 from model.kv_cache import PAGE, KVCache, KVPages, OutOfPages, Storage, page_count
 from model.language_model import LanguageModel
 from model.prefix import Prefix
@@ -19,6 +21,8 @@ from model.types import GenerationParams, ModelError
 
 ROWS = 64
 """Of a slice of reading: fewer would read the weights too often for what they compute."""
+CARD_ROWS = 2048
+"""The same on a graphics card, where so many are as quick."""
 REMEMBERED = 8
 """Prompts whose keys and values stay for a while, in pages that nobody else wants."""
 
@@ -106,11 +110,13 @@ class ChatGLMRunner:
         vocabulary: int | None = None,
         prefixes: dict[str, Prefix] | None = None,
         renew_network: Callable[[], ChatGLM] | None = None,
-        rows: int = ROWS,
+        context: int | None = None,
+        rows: int | None = None,
     ) -> None:
         """pages: for answers. vocabulary: tokens that may be drawn; the rows after them are padding.
 
-        rows: of a slice of reading.
+        context: tokens of prompt and answer at most; None is what the network was trained for. rows: of a
+        slice of reading; None is what suits the device.
         """
         self._network = network
         self._count = pages
@@ -118,13 +124,15 @@ class ChatGLMRunner:
         self._vocabulary = vocabulary
         self._prefixes = prefixes or {}
         self._renew_network = renew_network
-        self._rows = rows
+        self._context = context or network.config.max_sequence_length
+        self._rows = rows or (ROWS if network.device.type == "cpu" else CARD_ROWS)
         held = sum(page_count(prefix.length) for prefix in self._prefixes.values())
         self.pages = _new_pages(network, pages + held, storage)
         self._held = {
             name: network.prefix_cache(prefix, self.pages) for name, prefix in self._prefixes.items()
         }
         self._remembered: OrderedDict[tuple[str | None, tuple[int, ...]], KVCache] = OrderedDict()
+        self._decoder = self._new_decoder(network)
 
     @classmethod
     def of(cls, model: LanguageModel, pages: int) -> ChatGLMRunner:
@@ -136,6 +144,7 @@ class ChatGLMRunner:
             vocabulary=len(model.tokenizer),
             prefixes=model.prefixes,
             renew_network=model.renewed_network,
+            context=model.max_context,
         )
 
     @property
@@ -179,6 +188,23 @@ class ChatGLMRunner:
             self._remembered.popitem(last=False)[1].close()
 
     def decode(self, answers: Sequence[Answer]) -> list[Outcome]:
+        outcomes = self._decode_on_card(answers)
+        return self._decode(answers) if outcomes is None else outcomes
+
+    def _decode_on_card(self, answers: Sequence[Answer]) -> list[Outcome] | None:
+        """None where that cannot be done on one."""
+        if self._decoder is None or not self._decoder.takes([answer.cache for answer in answers]):
+            return None
+        if any(len(answer.pending) != 1 for answer in answers):
+            return None
+        steps = [Step(answer.pending[0], answer.cache, answer.sampler, answer.ids) for answer in answers]
+        tokens = self._decoder.step(steps)
+        for answer, token in zip(answers, tokens, strict=True):
+            answer.pending = [token]
+            answer.ids.append(token)
+        return list(tokens)
+
+    def _decode(self, answers: Sequence[Answer]) -> list[Outcome]:
         logits = self._network.extend(
             [answer.pending for answer in answers], [answer.cache for answer in answers]
         )
@@ -206,12 +232,22 @@ class ChatGLMRunner:
             vocabulary=self._vocabulary,
             prefixes=self._prefixes,
             renew_network=self._renew_network,
+            context=self._context,
             rows=self._rows,
         )
 
     def forget(self) -> None:
         while self._remembered:
             self._remembered.popitem(last=False)[1].close()
+
+    def _new_decoder(self, network: ChatGLM) -> Decoder | None:
+        """What makes whole steps on a graphics card, where kernels do all of them."""
+        operations = network.operations
+        if not isinstance(operations, Fused) or not Decoder.fits(network, self.pages):
+            return None
+        operations.prepare_kernels(network.weights, self._storage)
+        longest = self._context + max((prefix.length for prefix in self._prefixes.values()), default=0)
+        return Decoder(network, operations, self.pages, limit=self._vocabulary, longest=longest)
 
     def _held_for(self, prompt: Prompt) -> KVCache | None:
         """Its prefix."""

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from model.kernels.cuda import open_cuda
+from model.kernels.fused import Fused
 from model.kernels.library import NoLibrary, Pool, open_library
 from model.kernels.native import Native
+from model.kernels.nvrtc import NoKernels
 from model.kernels.operations import Operations
 from model.kernels.reference import Reference
 from model.kernels.torch_int4 import TorchInt4, is_available
@@ -33,11 +36,13 @@ class Choice:
 def choose(device: torch.device, dtype: torch.dtype, *, exact: bool = False) -> Choice:
     """The fastest implementation for activations of `dtype` on a device.
 
-    exact: no activation is quantised or rounded below its dtype. Nothing is compiled here. Raises ModelError
-    where GLMBOT_CPU_ISA or GLMBOT_CPU_THREADS ask for what there is not.
+    exact: no activation is quantised or rounded below its dtype. For a graphics card kernels may have to be
+    compiled, once. Raises ModelError where GLMBOT_CPU_ISA or GLMBOT_CPU_THREADS ask for what there is not.
     """
+    if device.type == "cuda":
+        return _on_card(device, dtype, exact)
     if device.type != "cpu":
-        return Choice(Reference(dtype, exact), f"there are no kernels for {device.type} yet")
+        return Choice(Reference(dtype, exact), f"there are no kernels for {device.type}")
     try:
         if dtype == torch.float32:
             library = open_library()
@@ -48,3 +53,14 @@ def choose(device: torch.device, dtype: torch.dtype, *, exact: bool = False) -> 
     if is_available() and not exact:
         return Choice(TorchInt4(dtype), reason)
     return Choice(Reference(dtype, exact), reason)
+
+
+def _on_card(device: torch.device, dtype: torch.dtype, exact: bool) -> Choice:
+    """The kernels compute in float16; everything else is PyTorch's."""
+    if dtype != torch.float16 or exact:
+        name = str(dtype).removeprefix("torch.")
+        return Choice(Reference(dtype, exact), f"the kernels for cards compute in float16, not in {name}")
+    try:
+        return Choice(Fused(open_cuda(device), device))
+    except NoKernels as error:
+        return Choice(Reference(dtype), f"{error.problem}; {error.remedy}")

@@ -163,6 +163,11 @@ class CudaKernels:
 
 def open_cuda(device: torch.device) -> CudaKernels:
     """Kernels on a card that torch knows. Raises NoKernels."""
+    driver = Driver()
+    if not torch.cuda.is_available():
+        remedy = "install PyTorch for CUDA and a driver that is new enough for it"
+        raise NoKernels("PyTorch finds no card", remedy=remedy)
+    torch.cuda.init()  # whose context is then the current one
     index = torch.cuda.current_device() if device.index is None else device.index
     properties = torch.cuda.get_device_properties(index)
     arch = properties.major * 10 + properties.minor
@@ -171,7 +176,7 @@ def open_cuda(device: torch.device) -> CudaKernels:
         arch=arch,
         multiprocessors=properties.multi_processor_count,
         stream=lambda: torch.cuda.current_stream(index).cuda_stream,
-        driver=Driver(),
+        driver=driver,
     )
     try:
         kernels.prepare(["attn_combine"])  # whatever can go wrong for good shows with the smallest of them

@@ -59,9 +59,25 @@ def test_other_dtypes_and_devices_have_no_native_kernels(monkeypatch: pytest.Mon
     half = choose(CPU, torch.bfloat16)
     assert (half.operations.name, half.operations.dtype) == ("torch int4", torch.bfloat16)
     assert half.reason == "the native library computes in float32, not in bfloat16"
+    there = choose(torch.device("mps"), torch.float16)
+    assert (there.operations.name, there.operations.dtype) == ("reference", torch.float16)
+    assert there.reason == "there are no kernels for mps"
+
+
+def test_cards_have_kernels_for_float16_alone() -> None:
+    for dtype, exact in ((torch.float32, True), (torch.bfloat16, False)):
+        there = choose(torch.device("cuda"), dtype, exact=exact)
+        assert (there.operations.name, there.operations.exact) == ("reference", exact)
+        assert there.reason is not None
+        assert there.reason.startswith("the kernels for cards compute in float16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_without_a_driver_pytorch_serves_and_says_why() -> None:
     there = choose(torch.device("cuda"), torch.float16)
     assert (there.operations.name, there.operations.dtype) == ("reference", torch.float16)
-    assert there.reason == "there are no kernels for cuda yet"
+    assert there.reason is not None
+    assert "driver" in there.reason or "PyTorch" in there.reason
 
 
 def test_what_an_operator_asks_for_in_vain_is_an_error(
