@@ -28,7 +28,7 @@ from model.options import (
 from model.plan_cli import plan
 from model.sizes import Progress, size_text
 from model.terminal import console, log_to_stderr
-from model.types import GenerationParams, ModelError
+from model.types import Device, GenerationParams, ModelError, Quantization
 
 
 class Commands(TyperGroup):
@@ -63,8 +63,10 @@ Head = Annotated[
     typer.Option("--head", help="Of the embedding, which is the output matrix too. auto: int8 if quantised."),
 ]
 LayoutOption = Annotated[
-    Literal["auto", "rows", "tiles16"],
-    typer.Option("--layout", help="Order of integers: tiles16 for CPUs, rows. auto: as this machine reads."),
+    Literal["auto", "rows", "tiles16", "mma16"],
+    typer.Option(
+        "--layout", help="Order of integers: rows, tiles16 for CPUs, mma16 for cards. auto: for this machine."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the target.")]
 
@@ -101,6 +103,7 @@ def convert(
     hqq: Hqq = False,
     head: Head = "auto",
     layout: LayoutOption = "auto",
+    device: DeviceOption = "auto",
     force: Force = False,
 ) -> None:
     """Write weights in any published form as one packed file, which loads at once.
@@ -110,7 +113,7 @@ def convert(
     was cut off.
     """
     options = {"group_size": group_size, "search": not no_search, "hqq": hqq, "head": head, "force": force}
-    _write_packed(source, target, quantization=quantization, layout=layout, **options)
+    _write_packed(source, target, device, quantization=quantization, layout=layout, **options)
 
 
 @app.command()
@@ -122,6 +125,7 @@ def quantize(
     no_search: NoSearch = False,
     hqq: Hqq = False,
     head: Head = "auto",
+    device: DeviceOption = "auto",
     force: Force = False,
 ) -> None:
     """Convert float weights to integers, and say what that costs: the signal-to-noise ratio by matrix.
@@ -136,7 +140,8 @@ def quantize(
     if checkpoint.form != "float":
         raise ModelError(f"is {checkpoint.form} already", file=source, remedy="name the float weights")
     options = {"group_size": group_size, "search": not no_search, "hqq": hqq, "head": head, "force": force}
-    file = _write_packed(source, target, quantization="int4" if bits == "4" else "int8", **options)
+    kind: Quantization = "int4" if bits == "4" else "int8"
+    file = _write_packed(source, target, device, quantization=kind, **options)
     with _bar("Comparing") as progress:
         ratios = weight_snr(checkpoint, Packed.open(file), progress)
     typer.echo("signal-to-noise ratio of the weights:")
@@ -290,10 +295,11 @@ app.command()(bench_engine)
 app.add_typer(key, name="key")
 
 
-def _write_packed(source: Path, target: Path, **options: Any) -> Path:
+def _write_packed(source: Path, target: Path, device: Device, **options: Any) -> Path:
     """Convert with these options of `convert`, and tell sizes, time and memory."""
     from model.convert import convert
     from model.description import scheme_text
+    from model.language_model import choose_device
     from model.memory import peak
     from model.packed import Packed
     from model.tensor_file import weight_files
@@ -301,7 +307,7 @@ def _write_packed(source: Path, target: Path, **options: Any) -> Path:
 
     began = monotonic()
     with _bar("Converting") as progress:
-        file = convert(source, target, progress=progress, **options)
+        file = convert(source, target, device=choose_device(device), progress=progress, **options)
     before = sum(part.stat().st_size for part in weight_files(source))
     after = file.stat().st_size
     packed = Packed.open(file)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from model.checkpoint import Checkpoint, is_matrix
 from model.config import CONFIG_NAME, PACKED_NAME
 from model.kernels.library import NoLibrary, open_library
 from model.loading import Head, Reader, Recipe
-from model.mma_tiles import MmaWeight
+from model.mma_tiles import MmaWeight, to_mma
 from model.packed import Layout, Packed, is_packed
 from model.packed_writer import PackedWriter, Plan, write_atomically
 from model.quantize import QuantizedWeight
@@ -24,8 +24,14 @@ from model.tensor_file import weight_files
 from model.tiles import TILE, TiledWeight, to_tiles
 from model.tokenizer import Tokenizer, find_tokenizer
 from model.types import ModelError, Quantization
-from model.weights import in_rows
 
+Integers: TypeAlias = QuantizedWeight | TiledWeight | MmaWeight
+_ORDERS: dict[Layout, type[Integers]] = {
+    "rows": QuantizedWeight,
+    "tiles16": TiledWeight,
+    "mma16": MmaWeight,
+}
+_CPU = torch.device("cpu")
 _AT_ONCE = 4096
 """Rows that are put into another order at a time."""
 
@@ -41,6 +47,7 @@ def convert(
     head: Head = "auto",
     layout: Layout | Literal["auto"] = "auto",
     dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
     progress: Progress | None = None,
     force: bool = False,
 ) -> Path:
@@ -49,15 +56,16 @@ def convert(
     `target` is a file NAME.safetensors or a folder for glmbot.safetensors; config.json and the tokenizer's
     file are put beside it. A conversion that was cut off goes on where it was. layout: "auto" is what this
     machine reads fastest. dtype: of matrices that stay floats, None as they are stored; biases and LayerNorms
-    always keep theirs. Raises ModelError, also for a tokenizer that is damaged or another's, without `force`
-    where something would be replaced, and for a packed file that would stay as it is.
+    always keep theirs. device: where matrices are quantised; None is the CPU. Raises ModelError, also for a
+    tokenizer that is damaged or another's, without `force` where something would be replaced, and for a
+    packed file that would stay as it is.
     """
     opened = _open(source)
     file = target if target.suffix == ".safetensors" else target / PACKED_NAME
     beside = _companions(opened, file.parent)
     _refuse_overwriting(opened, file, beside, force)
     recipe = Recipe(quantization, group_size, search, hqq, head)
-    reader = Reader(opened, recipe, dtype)
+    reader = Reader(opened, recipe, dtype, device)
     layout = machine_layout() if layout == "auto" else layout
     if isinstance(opened, Packed) and (opened.scheme, opened.layout) == (reader.scheme, layout):
         problem = f"is packed already, with layout {layout}"
@@ -70,15 +78,17 @@ def convert(
     plan = Plan.make(opened.config, reader.scheme, reader.float_dtype, notes, layout)
     _place({}, file.parent)
     with PackedWriter(file, plan) as writer:
-        _write_parameters(reader, plan, writer, progress)
+        _write_parameters(reader, plan, layout, writer, progress)
         _place(beside, file.parent)
         writer.finish()
     return file
 
 
 def machine_layout() -> Layout:
-    """What is read fastest here: tiles where the CPU does the work by its native library, else rows."""
-    if torch.cuda.is_available() or torch.backends.mps.is_available():
+    """What is read fastest here: tiles for the card, or for the CPU's native library, else rows."""
+    if torch.cuda.is_available():
+        return "mma16"
+    if torch.backends.mps.is_available():
         return "rows"
     try:
         open_library()
@@ -101,25 +111,26 @@ def _open(source: Path) -> Checkpoint | Packed:
     return Packed.open(packed[0]) if packed else Checkpoint.open(source)
 
 
-def _write_parameters(reader: Reader, plan: Plan, writer: PackedWriter, progress: Progress | None) -> None:
+def _write_parameters(
+    reader: Reader, plan: Plan, layout: Layout, writer: PackedWriter, progress: Progress | None
+) -> None:
     total = sum(map(plan.nbytes, plan.parameters))
     done = sum(map(plan.nbytes, writer.done))
     for name in plan.parameters:
         if name not in writer.done:
-            _write_parameter(reader, plan, writer, name)
+            _write_parameter(reader, plan, layout, writer, name)
             done += plan.nbytes(name)
         if progress is not None:
             progress(done, total)
 
 
-def _write_parameter(reader: Reader, plan: Plan, writer: PackedWriter, name: str) -> None:
-    values = reader.matrix(name) if is_matrix(name) else reader.vector(name)
-    values = in_rows(values) if isinstance(values, MmaWeight) else values
+def _write_parameter(reader: Reader, plan: Plan, layout: Layout, writer: PackedWriter, name: str) -> None:
+    values = reader.matrix(name).to(_CPU) if is_matrix(name) else reader.vector(name)
     if isinstance(values, Tensor):
         writer.write(name, values.to(plan.dtypes[name]))
     else:
         tiled = len(plan.parameters[name][name].shape) == 3
-        for row, part in _ordered(values, tiled):
+        for row, part in _ordered(values, layout if tiled else "rows"):
             for end, tensor in (("", part.packed), ("_scale", part.scale), ("_zero", part.zero)):
                 if tensor is not None:
                     writer.write(name + end, tensor.to(plan.dtypes[name + end]), row)
@@ -128,16 +139,18 @@ def _write_parameter(reader: Reader, plan: Plan, writer: PackedWriter, name: str
         reader.source.forget(name)
 
 
-def _ordered(
-    matrix: QuantizedWeight | TiledWeight, tiled: bool
-) -> Iterator[tuple[int, QuantizedWeight | TiledWeight]]:
-    """The matrix in tiles or in rows, in parts; each with the number of its first tile or row."""
-    if isinstance(matrix, TiledWeight) == tiled:
+def _ordered(matrix: Integers, layout: Layout) -> Iterator[tuple[int, Integers]]:
+    """The matrix in an order, in parts; each with the number of its first tile or row."""
+    if isinstance(matrix, _ORDERS[layout]):
         yield 0, matrix
+        return
+    if layout == "mma16":  # whose scales are not by rows, so it cannot be written in parts
+        rows = matrix if isinstance(matrix, QuantizedWeight) else matrix.rows(0, matrix.out_features)
+        yield 0, to_mma(rows)
         return
     for start in range(0, matrix.out_features, _AT_ONCE):
         rows = matrix.rows(start, start + _AT_ONCE)
-        yield (start // TILE, to_tiles(rows)) if tiled else (start, rows)
+        yield (start // TILE, to_tiles(rows)) if layout == "tiles16" else (start, rows)
 
 
 def _companions(source: Checkpoint | Packed, folder: Path) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ Rows = Iterator[tuple[str, str]]
 LAYOUTS: dict[Layout, str] = {
     "rows": "rows: matrices row after row",
     "tiles16": "tiles16: 16 rows side by side, as the CPU's kernels read them",
+    "mma16": "mma16: tiles of 16 x 64, as kernels on graphics cards read them",
 }
 
 

@@ -77,10 +77,21 @@ class Recipe:
 
 
 class Reader:
-    """The parameters of a source in the scheme of a recipe; dtype: of matrices in floats, None as stored."""
+    """The parameters of a source in the scheme of a recipe.
 
-    def __init__(self, source: Checkpoint | Packed, recipe: Recipe, dtype: torch.dtype | None) -> None:
+    dtype: of matrices in floats, None as stored. device: where floats are quantised, and their integers then
+    are; None is the CPU.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint | Packed,
+        recipe: Recipe,
+        dtype: torch.dtype | None,
+        device: torch.device | None = None,
+    ) -> None:
         self.source = source
+        self._device = device
         self.stored = source.scheme if isinstance(source, Packed) else _STORED[source.form]
         self.scheme = recipe.scheme(self.stored)
         self._recipe = recipe
@@ -120,7 +131,8 @@ class Reader:
         if bits is None:
             return stored.to(self.float_dtype(name))
         try:
-            return self._recipe.quantize(stored, bits, name)
+            floats = stored if self._device is None else stored.to(self._device)
+            return self._recipe.quantize(floats, bits, name)
         except ModelError as error:
             raise self.source.error(error.problem, name, error.remedy or _OTHERS) from None
 
@@ -164,7 +176,7 @@ def load_weights(
 ) -> tuple[ChatGLMConfig, Weights]:
     """The weights of a checkpoint or packed file, with floats in `dtype`.
 
-    prepare: puts a matrix into the order in which it is used, on the CPU; it is called with one after the
+    prepare: puts a matrix into the order in which it is used, on the device; it is called with one after the
     other, and what it leaves as it is stays mapped on the CPU, but that tiles are copied into huge pages
     where `huge_pages.choose` says so. Integers, their scales and the embedding beside them are kept as they
     are stored. Before anything is read, the memory for all and for a talk of `context` tokens with keys and
@@ -172,7 +184,7 @@ def load_weights(
     """
     device = device or torch.device("cpu")
     source = open_source(path)
-    reader = Reader(source, Recipe(quantization), dtype)
+    reader = Reader(source, Recipe(quantization), dtype, device)
     plan = estimate(reader, dtype=dtype, storage=storage, context=context)
     free = memory.available(device)
     _tell(plan, free)
@@ -192,15 +204,20 @@ def load_weights(
 
     def matrix(name: str) -> Matrix:
         stored = reader.matrix(name)
+        if device.type != "cpu":
+            # the CPU's tiles are put into rows where they lie, all else is done where it is faster
+            ready = prepare((in_rows(stored) if isinstance(stored, TiledWeight) else stored).to(device))
+            if isinstance(source, Packed):
+                source.forget(name)
+            return ready
         ready = prepare(stored)
         if not isinstance(source, Packed):
-            return ready.to(device)
+            return ready
         if isinstance(ready, TiledWeight) and ready is stored and copies(source):
             ready = ready.copy()
-        moved = ready.to(device)
-        if ready is not stored or device.type != "cpu":
+        if ready is not stored:
             source.forget(name)
-        return moved
+        return ready
 
     def linear(name: str) -> Linear:
         return Linear(matrix(f"{name}.weight"), vector(f"{name}.bias"))

@@ -19,20 +19,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model import mma_tiles, tiles
 from model.checkpoint import EMBEDDINGS, fingerprint, is_matrix, tensor_shapes
 from model.config import PACKED_FORMAT, PACKED_NAME, ChatGLMConfig, packed_file
 from model.huge_pages import MappedFile
 from model.lfs import refuse_pointer
+from model.mma_tiles import MmaWeight
 from model.quantize import QuantizedWeight, dtype_name
 from model.tensor_file import DTYPES
-from model.tiles import TiledWeight, fits_shape, shapes
+from model.tiles import TiledWeight
 from model.types import ModelError
 from model.weights import Matrix
 
 VERSION = 1
-Layout: TypeAlias = Literal["rows", "tiles16"]
-"""The order of quantised matrices. rows: row after row, as in `QuantizedWeight`. tiles16: as in `TiledWeight`
-where their shape fits and their scales are float16, else rows."""
+Layout: TypeAlias = Literal["rows", "tiles16", "mma16"]
+"""The order of quantised matrices. rows: row after row, as in `QuantizedWeight`. tiles16, mma16: as in
+`TiledWeight` or `MmaWeight` where their shape fits and their scales are float16, else rows."""
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _CONVERT = "convert the model again with `glmbot model convert`"
@@ -88,26 +90,26 @@ def tensor_specs(
 ) -> dict[str, Specs]:
     """For every parameter, by its official name, the tensors that store it.
 
-    scale_dtype: of a matrix's scales, by the name of the tensor; layout tiles16 asks it.
+    scale_dtype: of a matrix's scales, by the name of the tensor; layouts of tiles ask it.
     """
     specs = {}
     for name, shape in tensor_shapes(config).items():
         if not is_matrix(name):
             specs[name] = {name: TensorSpec(None, shape)}
         else:
-            half = layout == "tiles16" and scale_dtype(f"{name}_scale") == torch.float16
-            specs[name] = _matrix_specs(name, shape, scheme, half)
+            half = layout != "rows" and scale_dtype(f"{name}_scale") == torch.float16
+            specs[name] = _matrix_specs(name, shape, scheme, layout if half else "rows")
     return specs
 
 
-def _matrix_specs(name: str, shape: tuple[int, ...], scheme: Scheme, tiled: bool) -> Specs:
+def _matrix_specs(name: str, shape: tuple[int, ...], scheme: Scheme, layout: Layout) -> Specs:
     out, columns = shape
     bits, group_size, zero = scheme.of(name, columns)
     if bits is None:
         return {name: TensorSpec(None, (out, columns))}
-    if tiled and fits_shape(bits, group_size, columns):
-        packed_shape, scale_shape = shapes(bits, group_size, out, columns)
-        packed, groups = TensorSpec(torch.uint8, packed_shape), TensorSpec(torch.float16, scale_shape)
+    tiled = _tiled_shapes(layout, bits, group_size, shape, zero)
+    if tiled is not None:
+        packed, groups = TensorSpec(torch.uint8, tiled[0]), TensorSpec(torch.float16, tiled[1])
     else:
         packed = TensorSpec(torch.int8, (out, columns))
         if bits == 4:
@@ -115,6 +117,22 @@ def _matrix_specs(name: str, shape: tuple[int, ...], scheme: Scheme, tiled: bool
         groups = TensorSpec(None, (out, math.ceil(columns / group_size)))
     specs = {name: packed, f"{name}_scale": groups}
     return specs | {f"{name}_zero": groups} if zero else specs
+
+
+def _tiled_shapes(
+    layout: Layout, bits: Literal[4, 8], group_size: int, shape: tuple[int, ...], zero: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Of integers and scales of a matrix that the tiles of a layout can hold."""
+    out, columns = shape
+    if layout == "tiles16" and tiles.fits_shape(bits, group_size, columns):
+        return tiles.shapes(bits, group_size, out, columns)
+    if (
+        layout == "mma16"
+        and mma_tiles.fits_shape(bits, group_size, out, columns)
+        and not (zero and bits == 8)
+    ):
+        return mma_tiles.shapes(bits, group_size, out, columns)
+    return None
 
 
 class Packed:
@@ -217,8 +235,9 @@ class Packed:
         if bits is None:
             return stored
         scale, points = self.read(f"{name}_scale"), self.read(f"{name}_zero") if zero else None
-        if scale.ndim == 3:
-            return TiledWeight(bits, group_size, out, columns, stored, scale, points)
+        if stored.ndim == 3:
+            tiled = TiledWeight if self.layout == "tiles16" else MmaWeight
+            return tiled(bits, group_size, out, columns, stored, scale, points)
         return QuantizedWeight(bits, group_size, columns, stored, scale, points)
 
     def fingerprint(self) -> str:

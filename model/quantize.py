@@ -23,6 +23,8 @@ OFFSET = 8
 
 BLOCK = 1 << 17
 """Weights that a thread quantises at once: few enough for its cache, many enough to outweigh the calls."""
+_CARD_BLOCK = 1 << 24
+"""The same on a graphics card: enough for all of it, in memory that a card has left beside the weights."""
 
 _AGAIN = "the file may be damaged: download it again"
 
@@ -159,7 +161,8 @@ def _quantize(
     packed = torch.empty((rows, width), dtype=dtype, device=weight.device)
     scales = torch.empty((rows, -(-columns // group_size)), dtype=torch.float16, device=weight.device)
     zeros = torch.empty_like(scales) if with_zero else None
-    step = max(1, BLOCK // columns)
+    on_cpu = weight.device.type == "cpu"
+    step = max(1, (BLOCK if on_cpu else _CARD_BLOCK) // columns)
 
     def quantize_rows(start: int) -> None:
         part = slice(start, start + step)
@@ -175,7 +178,11 @@ def _quantize(
                 zeros[part, numbers] = zero.squeeze(2)
         packed[part] = pack_int4(integers) if bits == 4 else integers
 
-    in_threads(quantize_rows, range(0, rows, step))
+    if on_cpu:
+        in_threads(quantize_rows, range(0, rows, step))
+    else:
+        for start in range(0, rows, step):
+            quantize_rows(start)
     return QuantizedWeight(bits, group_size, columns, packed, scales, zeros)
 
 

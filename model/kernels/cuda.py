@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +87,10 @@ class CudaKernels:
         sources: Sources | None = None,
         cache: CubinCache | None = None,
     ) -> None:
-        """stream: the handle of the current one. nvrtc: opened when something must be compiled."""
+        """In the context that is current in this thread; others enter it when they come.
+
+        stream: the handle of the current one. nvrtc: None opens the one that is there.
+        """
         self.name = name
         self.arch = arch
         self.multiprocessors = multiprocessors
@@ -95,6 +99,8 @@ class CudaKernels:
         self._given_nvrtc = nvrtc
         self._sources = sources or Sources(source_folder())
         self._cache = cache or CubinCache(cache_folder())
+        self._context = driver.context()
+        self._entered = threading.local()
         self._functions: dict[str, c_void_p] = {}
         self._shared: dict[str, int] = {}
 
@@ -108,6 +114,7 @@ class CudaKernels:
             wanted[self._sources.file_of(kernel)].append(kernel)
         if not wanted:
             return
+        self._enter()
         began = perf_counter()
         version = self._nvrtc.version
         keys = {file: self._sources.key(file, names, self.arch, version) for file, names in wanted.items()}
@@ -135,12 +142,19 @@ class CudaKernels:
         if function is None:
             self.prepare([kernel])
             function = self._functions[kernel]
+        self._enter()
         if shared > _FREE_SHARED and self._shared.get(kernel, 0) < shared:
             self._driver.allow_shared(function, shared)
             self._shared[kernel] = shared
         values = [_value(argument) for argument in arguments]
         addresses = (c_void_p * len(values))(*map(addressof, values))
         self._driver.launch(function, grid, block, shared, self._stream(), addresses, kernel)
+
+    def _enter(self) -> None:
+        """A thread that has asked torch for nothing yet has no context."""
+        if not getattr(self._entered, "done", False):
+            self._driver.enter(self._context)
+            self._entered.done = True
 
     @cached_property
     def _nvrtc(self) -> Nvrtc:
@@ -167,7 +181,7 @@ def open_cuda(device: torch.device) -> CudaKernels:
     if not torch.cuda.is_available():
         remedy = "install PyTorch for CUDA and a driver that is new enough for it"
         raise NoKernels("PyTorch finds no card", remedy=remedy)
-    torch.cuda.init()  # whose context is then the current one
+    torch.cuda.synchronize(device)  # now its context is the current one of this thread
     index = torch.cuda.current_device() if device.index is None else device.index
     properties = torch.cuda.get_device_properties(index)
     arch = properties.major * 10 + properties.minor

@@ -1,6 +1,6 @@
 """The part of NVIDIA's driver that loads cubins and launches their kernels, by ctypes.
 
-It works in the context that torch has made current; see the CUDA driver API reference.
+It works in the context that torch has made for a card; see the CUDA driver API reference.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ _FUNCTIONS = {
     "cuDriverGetVersion": (POINTER(c_int),),
     "cuGetErrorName": (c_int, POINTER(c_char_p)),
     "cuGetErrorString": (c_int, POINTER(c_char_p)),
+    "cuCtxGetCurrent": (POINTER(c_void_p),),
+    "cuCtxSetCurrent": (c_void_p,),
     "cuModuleLoadData": (POINTER(c_void_p), c_char_p),
     "cuModuleGetFunction": (POINTER(c_void_p), c_void_p, c_char_p),
     "cuFuncSetAttribute": (c_void_p, c_int, c_int),
@@ -59,6 +61,16 @@ class Driver:
         version = c_int()
         self._check(self._c.cuDriverGetVersion(byref(version)), "the driver tells no version")
         return version.value // 1000, version.value % 1000 // 10
+
+    def context(self) -> c_void_p:
+        """The one that is current in this thread. Raises ModelError."""
+        context = c_void_p()
+        self._check(self._c.cuCtxGetCurrent(byref(context)), "the driver tells no context")
+        return context
+
+    def enter(self, context: c_void_p) -> None:
+        """Make a context that of this thread. Raises ModelError."""
+        self._check(self._c.cuCtxSetCurrent(context), "the card's context cannot be entered")
 
     def load(self, cubin: bytes) -> c_void_p:
         """A module in the current context, which must not be capturing. Raises ModelError."""

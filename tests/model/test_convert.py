@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from model.config import PACKED_NAME, ChatGLMConfig
 from model.convert import convert
 from model.kernels.library import NoLibrary
 from model.loading import load_weights
+from model.mma_tiles import MmaWeight
 from model.packed import Packed, Scheme
 from model.published import Published, PublishedForm
 from model.quantize import (
@@ -421,7 +423,7 @@ def test_damaged_packed_source_is_told_as_that(source: Path, target: Path) -> No
         convert(target, target / "again.safetensors")
 
 
-@pytest.mark.parametrize("layout", ["auto", "rows", "tiles16"])
+@pytest.mark.parametrize("layout", ["auto", "rows", "tiles16", "mma16"])
 def test_packed_source_that_would_stay_as_it_is_is_refused(
     source: Path, target: Path, tmp_path: Path, layout: Any
 ) -> None:
@@ -460,6 +462,28 @@ def test_layouts_convert_into_each_other_without_loss(
     }
 
 
+@pytest.mark.parametrize("options", [{}, {"group_size": 32, "hqq": True}, {"head": "float16"}])
+def test_tiles_for_graphics_cards(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Matrices of a whole number of tiles are in them, and all layouts turn into each other."""
+    config = replace(CONFIG, hidden_size=128, inner_hidden_size=256)
+    source = tmp_path / "source"
+    source.mkdir()
+    Published("safetensors", config, lambda name: random_values(name, config), torch.float16).write(source)
+    rows = Packed.open(convert(source, tmp_path / "rows", layout="rows", **options))
+    mma = Packed.open(convert(source, tmp_path / "mma", layout="mma16", **options))
+    convert(tmp_path / "mma", tmp_path / "tiles", layout="tiles16")
+    mma_again = Packed.open(convert(tmp_path / "tiles", tmp_path / "mma again", layout="mma16"))
+    again = Packed.open(convert(tmp_path / "mma again", tmp_path / "again", layout="rows"))
+    names = [name for name in filter(is_matrix, tensor_shapes(config)) if rows.scheme.of(name, 1)[0]]
+    for name in names:
+        assert isinstance(mma.matrix(name), MmaWeight)
+        assert same(mma.matrix(name), rows.matrix(name))
+    assert all(torch.equal(mma_again.read(name), mma.read(name)) for name in mma.names)
+    assert all(torch.equal(again.read(name), rows.read(name)) for name in rows.names)
+    _, weights = load_weights(mma.file)  # a CPU reads them too
+    assert same(weights.blocks[1].dense_4h_to_h.weight, rows.matrix(DOWN))
+
+
 def test_packed_floats_are_quantised_on_the_way(source: Path, target: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "floats", quantization="none")
     found = Packed.open(convert(tmp_path / "floats", target))
@@ -467,7 +491,7 @@ def test_packed_floats_are_quantised_on_the_way(source: Path, target: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("library", "gpu", "layout"), [(True, False, "tiles16"), (False, False, "rows"), (True, True, "rows")]
+    ("library", "gpu", "layout"), [(True, False, "tiles16"), (False, False, "rows"), (True, True, "mma16")]
 )
 def test_layout_is_that_of_the_machine_unless_one_is_asked(
     source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, library: bool, gpu: bool, layout: str
@@ -616,6 +640,7 @@ def test_kill_leaves_no_file_or_the_whole_one(source: Path, target: Path, tmp_pa
 
 MEASURE = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from model.convert import convert
 
