@@ -1,4 +1,4 @@
-"""Builds the CPU's kernels into one shared library, where a C++ compiler is; all else is in pyproject.toml.
+"""Builds the CPU's kernels into one shared library, where a C++ compiler is, and ships the cards' as sources.
 
 The library has a plain C interface, so it knows no Python version: it has no Python tag in its name, and one
 wheel serves every Python of a platform. Without it everything works, only slower: a build that fails is a
@@ -18,9 +18,11 @@ from typing import Any
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import BaseError, CCompilerError
 
 NATIVE = Path("model/kernels/native")
+CUDA, CUDA_SOURCES = Path("cuda"), Path("model/kernels/cuda_sources")
 LIBRARY = {"darwin": "libglm_cpu.dylib", "win32": "glm_cpu.dll"}.get(sys.platform, "libglm_cpu.so")
 NOT_BUILT = "not_built.txt"
 
@@ -113,6 +115,27 @@ class build_library(build_ext):  # noqa: N801 - commands are spelt like this
         return {output: str(NATIVE / Path(output).name) for output in self.get_outputs()}
 
 
+class build_modules(build_py):  # noqa: N801
+    """Puts the sources of cuda/ beside the module that compiles them: no package may be called cuda."""
+
+    def run(self) -> None:
+        """Copy them behind the modules; an editable installation reads them where they are."""
+        super().run()
+        for source in self._sources():
+            self.mkpath(str(self._target(source).parent))
+            self.copy_file(str(source), str(self._target(source)))
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """The modules and the sources."""
+        return [*super().get_outputs(include_bytecode), *(str(self._target(one)) for one in self._sources())]
+
+    def _sources(self) -> list[Path]:
+        return [] if self.editable_mode else sorted([*CUDA.glob("*.cu"), *CUDA.glob("*.cuh")])
+
+    def _target(self, source: Path) -> Path:
+        return Path(self.build_lib) / CUDA_SOURCES / source.name
+
+
 class platform_wheel(bdist_wheel):  # noqa: N801
     """Any Python 3, this platform."""
 
@@ -135,5 +158,5 @@ setup(
             language="c++",
         )
     ],
-    cmdclass={"build_ext": build_library, "bdist_wheel": platform_wheel},
+    cmdclass={"build_ext": build_library, "build_py": build_modules, "bdist_wheel": platform_wheel},
 )

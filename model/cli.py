@@ -140,8 +140,8 @@ def quantize(
     if checkpoint.form != "float":
         raise ModelError(f"is {checkpoint.form} already", file=source, remedy="name the float weights")
     options = {"group_size": group_size, "search": not no_search, "hqq": hqq, "head": head, "force": force}
-    kind: Quantization = "int4" if bits == "4" else "int8"
-    file = _write_packed(source, target, device, quantization=kind, **options)
+    quantization: Quantization = "int4" if bits == "4" else "int8"
+    file = _write_packed(source, target, device, quantization=quantization, **options)
     with _bar("Comparing") as progress:
         ratios = weight_snr(checkpoint, Packed.open(file), progress)
     typer.echo("signal-to-noise ratio of the weights:")

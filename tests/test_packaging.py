@@ -19,7 +19,16 @@ from model.kernels.library import FILE, FUNCTIONS
 ROOT = Path(__file__).parent.parent
 NATIVE = FILE.parent.relative_to(ROOT).as_posix()
 LIBRARY, NOTE = f"{NATIVE}/{FILE.name}", f"{NATIVE}/not_built.txt"
-COPIED = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "model/types.py", "model/kernels/library.py")
+CUDA_SOURCES = "model/kernels/cuda_sources"
+COPIED = (
+    "setup.py",
+    "MANIFEST.in",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "model/types.py",
+    "model/kernels/library.py",
+)
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
 STUBS = "".join(
     f'extern "C" __attribute__((visibility("default"))) {kind} {name}() {{ return {value}; }}\n'
@@ -51,6 +60,7 @@ def tree(tmp_path: Path) -> Path:
         (folder / "__init__.py").touch()
     for name in COPIED:
         shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / "cuda", root / "cuda")
     native = root / NATIVE
     native.mkdir()
     (native / "glm_cpu.h").write_text("#define GLM_ABI 1\n", encoding="utf-8")
@@ -112,6 +122,18 @@ def test_a_source_distribution_carries_all_sources(tree: Path) -> None:
     assert {file.relative_to(tree).as_posix() for file in (tree / NATIVE).iterdir()} | {"setup.py"} <= names
     suffixes = {file.suffix for file in (ROOT / NATIVE).iterdir()} - {FILE.suffix, ".txt"}
     assert suffixes <= {file.suffix for file in (tree / NATIVE).iterdir()}  # setup.py names them
+    assert {f"cuda/{file.name}" for file in (ROOT / "cuda").iterdir()} <= names
+
+
+def test_a_wheel_carries_the_kernels_for_graphics_cards_and_no_package_cuda(
+    tree: Path, tmp_path: Path
+) -> None:
+    wheel, _ = build(tree, "wheel", CXX="no-such-compiler")
+    names = set(unpacked(wheel, tmp_path / "installed"))
+    sources = {file.name for file in (ROOT / "cuda").iterdir() if file.suffix in (".cu", ".cuh")}
+    assert {f"{CUDA_SOURCES}/{name}" for name in sources} <= names
+    assert len(sources) > 7
+    assert not [name for name in names if name.startswith("cuda/")]
 
 
 @pytest.mark.parametrize(
