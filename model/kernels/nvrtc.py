@@ -20,6 +20,7 @@ _SUCCESS, _COMPILATION = 0, 6
 _PATTERNS = (
     ("libnvrtc.so.[0-9]*", "libnvrtc.so") if sys.platform != "win32" else ("nvrtc64_*_0.dll",)
 )  # not nvrtc64_*_0.alt.dll
+_BUILTINS = "nvrtc-builtins64_*[0-9].dll" if sys.platform == "win32" else "libnvrtc-builtins.so.*"
 _FUNCTIONS = {
     "nvrtcVersion": (POINTER(c_int), POINTER(c_int)),
     "nvrtcGetNumSupportedArchs": (POINTER(c_int),),
@@ -58,6 +59,10 @@ class Nvrtc:
     def __init__(self, file: Path) -> None:
         """Raises OSError where it cannot be loaded, AttributeError where it is too old."""
         self.file = file
+        for builtins in sorted(
+            file.parent.glob(_BUILTINS)
+        ):  # opened by its name alone, which loaders look for
+            ctypes.CDLL(str(builtins))
         self._c = ctypes.CDLL(str(file))
         for name, types in _FUNCTIONS.items():
             function = getattr(self._c, name)
