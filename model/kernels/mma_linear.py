@@ -23,8 +23,10 @@ DEQUANTIZE_FROM = 129
 """Rows from which a matrix in float16 and cuBLAS are faster than its integers, read for every 64 rows."""
 _OUTPUTS, _STEP, _THREADS = 64, 128, 256
 """Outputs of a block, the columns it reads at a time, and its threads (cuda/linear.cuh)."""
-_STAGES = {1: 4, 2: 3, 4: 3, 8: 2}
-"""Steps in shared memory, by tiles of 8 rows: what leaves room for two blocks a multiprocessor at least."""
+_TILES = (1, 2, 4, 8)
+"""Of 8 rows of x that there are kernels for."""
+_STAGES = {4: {1: 3, 2: 3, 4: 3, 8: 2}, 8: {1: 3, 2: 3, 4: 2, 8: 2}}
+"""Steps in shared memory, by bits and tiles: enough bytes on their way, in enough blocks a multiprocessor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class MmaLinear:
         if not isinstance(weight, MmaWeight):
             return
         yield _dequantize(weight)
-        for tiles in (tiles for tiles in _STAGES if 8 * tiles <= most_rows(weight)):
+        for tiles in (tiles for tiles in _TILES if 8 * tiles <= most_rows(weight)):
             stages = self._stages(tiles, weight.bits)
             yield f"linear_sums{_arguments(weight, tiles, stages)}"
             yield f"linear_gelu{_arguments(weight, tiles, stages)}"
@@ -105,7 +107,7 @@ class MmaLinear:
     def head_kernels(self) -> Iterator[str]:
         """Those that it needs for the embedding and logits."""
         yield "embed"
-        for tiles in _STAGES:
+        for tiles in _TILES:
             yield f"head_logits<{tiles}, {self._stages(tiles, 8)}>"
 
     # -- launches ---------------------------------------------------------------------------
@@ -131,7 +133,7 @@ class MmaLinear:
             _THREADS,
             *(x.contiguous(), weight.packed, weight.scale, weight.zero, *out),
             *(len(x), weight.out_features, weight.in_features, _shift(weight)),
-            shared=_shared(weight.bits, tiles, stages),
+            shared=linear_shared(weight.bits, tiles, stages),
         )
 
     def _logits(self, x: Tensor, weight: MmaWeight) -> Tensor:
@@ -144,7 +146,7 @@ class MmaLinear:
             _THREADS,
             *(x.contiguous(), weight.packed, weight.scale, y),
             *(len(x), weight.out_features, weight.in_features),
-            shared=_shared(8, tiles, stages),
+            shared=linear_shared(8, tiles, stages),
         )
         return y
 
@@ -160,7 +162,7 @@ class MmaLinear:
 
     def _stages(self, tiles: int, bits: int) -> int:
         """Before compute capability 8.0 nothing is copied ahead: one stage is filled, one in use."""
-        return 2 if self._launcher.arch < 80 else min(_STAGES[tiles], 3 if bits == 8 else 4)
+        return 2 if self._launcher.arch < 80 else _STAGES[bits][tiles]
 
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self._device)
@@ -180,7 +182,7 @@ def _takes(weight: MmaWeight) -> bool:
 
 def _tiles(rows: int) -> int:
     """Of 8 rows of x, as many as there is a kernel for."""
-    return next(tiles for tiles in _STAGES if rows <= 8 * tiles)
+    return next(tiles for tiles in _TILES if rows <= 8 * tiles)
 
 
 def _arguments(weight: MmaWeight, tiles: int, stages: int) -> str:
@@ -193,7 +195,7 @@ def _dequantize(weight: MmaWeight) -> str:
     return f"dequantize<{weight.bits}, {_bool(weight.zero is not None)}>"
 
 
-def _shared(bits: int, tiles: int, stages: int) -> int:
+def linear_shared(bits: int, tiles: int, stages: int) -> int:
     """Bytes of all stages: weights, and rows of x that are 8 halves longer for the sake of ldmatrix."""
     return stages * (_OUTPUTS * _STEP * bits // 8 + tiles * 8 * (_STEP + 8) * 2)
 
