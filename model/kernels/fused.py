@@ -150,9 +150,10 @@ class Fused:
         """Straight from the pages."""
         if not takes_pages(batch.pages):
             return self._reference.attention(query, batch, layer)
-        return self._attention(query, batch, layer)
+        return self.attend(query, batch, layer)
 
-    def _attention(self, query: Tensor, batch: PagedRows, layer: int) -> Tensor:
+    def attend(self, query: Tensor, batch: PagedRows, layer: int) -> Tensor:
+        """The same for rows however they came about, in pages that kernels take (`takes_pages`)."""
         pages = batch.pages
         rows, heads, _ = query.shape
         parts = -(-batch.longest // PART)
@@ -193,7 +194,7 @@ class Fused:
         for layer, (block, last) in enumerate(zip(weights.blocks, after, strict=True)):
             qkv = self._branch(a, block.query_key_value)
             query = self._rope(qkv, rotary, batch.pages, batch.slots, layer)
-            y = self._branch(self._attention(query, batch, layer), block.dense)
+            y = self._branch(self.attend(query, batch, layer), block.dense)
             m = self._norm(a, y, alpha, block.post_attention_layernorm, epsilon)
             inner = self.linear(m, block.dense_h_to_4h.weight, block.dense_h_to_4h.bias, gelu=True)
             a = self._norm(m, self._branch(inner, block.dense_4h_to_h), alpha, last, epsilon)

@@ -1,7 +1,8 @@
-"""What tests of kernels share: the host that plays a graphics card."""
+"""What tests of kernels share: the host that plays a graphics card, and the card where there is one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,20 +10,44 @@ import pytest
 import torch
 
 from model.kernels.fused import Fused
-from tests.cuda.emulator import COMPILER, Emulator
+from model.kernels.launcher import Launcher
+from tests.cuda.card import OnCard
+from tests.cuda.emulator import COMPILER, SANITIZERS, SOURCES, Emulator
+
+CARD = ["card"] if torch.cuda.is_available() else []
+ORDERS = {"forward": 0, "backward": 1, "shuffled": 7}
 
 
 @pytest.fixture(scope="session")
 def emulator(request: pytest.FixtureRequest) -> Emulator:
-    """Compiles kernels as tests ask for them; libraries are kept for the next run."""
+    """Compiles kernels as tests ask for them; libraries are kept for the next run.
+
+    GLMBOT_SIMT_SOURCES names another folder of sources (test_mutations.py), GLMBOT_SIMT_SANITIZE compiles
+    with sanitizers, which must have been loaded before this process began (test_sanitizers.py).
+    """
     if COMPILER is None:
         pytest.skip("no g++: kernels cannot run on the host")
-    return Emulator(Path(request.config.cache.mkdir("simt")))
+    sources = Path(os.environ.get("GLMBOT_SIMT_SOURCES", SOURCES))
+    flags = SANITIZERS if os.environ.get("GLMBOT_SIMT_SANITIZE") else ()
+    return Emulator(Path(request.config.cache.mkdir("simt")), sources=sources, flags=flags)
 
 
-@pytest.fixture(params=[0, 1, 7], ids=["forward", "backward", "shuffled"])
-def fused(emulator: Emulator, request: pytest.FixtureRequest) -> Iterator[Fused]:
-    """Operations by the kernels, whose threads run in one order or another."""
-    emulator.order = request.param
+@pytest.fixture(params=["host", *CARD])
+def launcher(request: pytest.FixtureRequest) -> Launcher:
+    """Where kernels run."""
+    if request.param == "card":
+        return OnCard()
+    emulator: Emulator = request.getfixturevalue("emulator")
+    return emulator
+
+
+@pytest.fixture(params=[*ORDERS, *CARD])
+def fused(request: pytest.FixtureRequest) -> Iterator[Fused]:
+    """Operations by the kernels, whose threads run in one order or another, or on a card."""
+    if request.param == "card":
+        yield Fused(OnCard(), torch.device("cpu"))
+        return
+    emulator: Emulator = request.getfixturevalue("emulator")
+    emulator.order = ORDERS[request.param]
     yield Fused(emulator, torch.device("cpu"))
     emulator.order = 0

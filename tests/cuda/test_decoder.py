@@ -7,10 +7,10 @@ import torch
 
 from model.decoder import Decoder, Step
 from model.kernels.fused import Fused
+from model.kernels.launcher import Launcher
 from model.kv_cache import KVCache, Storage
 from model.sampling import Sampler
 from model.types import GenerationParams
-from tests.cuda.emulator import Emulator
 from tests.cuda.networks import CONFIG, fused_network
 from tests.cuda.test_fused import prompt
 from tests.cuda.test_rope_kv import STORAGES
@@ -26,8 +26,8 @@ PARAMS = (
 
 @pytest.mark.parametrize("scheme", ["int4", "none"])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_tokens(emulator: Emulator, scheme: str, storage: Storage) -> None:
-    network = fused_network(emulator, scheme)
+def test_tokens(launcher: Launcher, scheme: str, storage: Storage) -> None:
+    network = fused_network(launcher, scheme)
     operations = network.operations
     assert isinstance(operations, Fused)
     pages = network.new_pages(200, storage)
@@ -52,9 +52,9 @@ def test_tokens(emulator: Emulator, scheme: str, storage: Storage) -> None:
             one.append(token)
 
 
-def test_more_answers_with_penalties_than_a_step_takes(emulator: Emulator) -> None:
+def test_more_answers_with_penalties_than_a_step_takes(launcher: Launcher) -> None:
     """Those that were not in a step for longest give up their place, and find their tokens again."""
-    network = fused_network(emulator)
+    network = fused_network(launcher)
     operations = network.operations
     assert isinstance(operations, Fused)
     pages = network.new_pages(400, "float16")
@@ -75,8 +75,8 @@ def test_more_answers_with_penalties_than_a_step_takes(emulator: Emulator) -> No
                 fork.close()
 
 
-def test_broken_logits_give_the_blank(emulator: Emulator) -> None:
-    network = fused_network(emulator)
+def test_broken_logits_give_the_blank(launcher: Launcher) -> None:
+    network = fused_network(launcher)
     network.weights.final_layernorm.weight.fill_(float("nan"))
     operations = network.operations
     assert isinstance(operations, Fused)
@@ -87,7 +87,7 @@ def test_broken_logits_give_the_blank(emulator: Emulator) -> None:
     assert decoder.step([Step(CONFIG.bos_token_id, cache, Sampler(GenerationParams()), ids)]) == [5]
 
 
-def test_what_kernels_do_not_take(emulator: Emulator) -> None:
-    network = fused_network(emulator)
+def test_what_kernels_do_not_take(launcher: Launcher) -> None:
+    network = fused_network(launcher)
     assert not Decoder.fits(network, network.new_pages(1, "float32"))
     assert torch.float16 == network.dtype

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.kernels.fused import Fused
+from model.kernels.launcher import Launcher
 from model.kernels.mma_linear import MmaLinear
 from model.mma_tiles import MmaWeight, to_mma
 from model.quantize import QuantizedWeight, dequantize
@@ -83,9 +84,9 @@ def test_a_row_has_the_same_bits_in_any_batch(fused: Fused) -> None:
         assert torch.equal(fused.linear(x[:rows], weight, bias), whole[:rows])
 
 
-def test_sums_are_float32(emulator: Emulator) -> None:
+def test_sums_are_float32(launcher: Launcher) -> None:
     weight, x = quantized(4, 64, 64, 2048), rows_of(4, 2048)
-    sums = MmaLinear(emulator, CPU).sums(x, to_mma(weight), torch.zeros(64).half()).shares
+    sums = MmaLinear(launcher, CPU).sums(x, to_mma(weight), torch.zeros(64).half()).shares
     assert len(sums) > 1
     assert close(sums.double().sum(0), product(x, weight), bits=20)
 
@@ -105,10 +106,10 @@ def test_the_embedding(fused: Fused) -> None:
 
 @pytest.mark.parametrize(("bits", "group", "out", "columns", "zeros"), CASES)
 def test_whole_matrices(
-    emulator: Emulator, bits: int, group: int, out: int, columns: int, zeros: bool
+    launcher: Launcher, bits: int, group: int, out: int, columns: int, zeros: bool
 ) -> None:
     weight = quantized(bits, group, out, columns, zeros=zeros)
-    assert torch.equal(MmaLinear(emulator, CPU).dequantize(to_mma(weight)), dequantize(weight, torch.float16))
+    assert torch.equal(MmaLinear(launcher, CPU).dequantize(to_mma(weight)), dequantize(weight, torch.float16))
 
 
 def test_many_rows_go_through_the_whole_matrix(fused: Fused) -> None:
