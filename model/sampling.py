@@ -116,11 +116,16 @@ class Sampler:
             return int(scores.argmax())
         top_k = TOP_K if params.top_k is None else params.top_k
         ids, probs = candidates(scores, params.temperature, top_k, params.top_p)
-        # one number per token, so that the sequence of numbers does not hang on how many tokens may be drawn
-        drawn = float(torch.rand((), dtype=torch.float64, generator=self._generator))
         reached = probs.cumsum(-1, dtype=torch.float64)
-        index = int(torch.searchsorted(reached, drawn * float(reached[-1]), right=True))
+        index = int(torch.searchsorted(reached, self.draw() * float(reached[-1]), right=True))
         return int(ids[min(index, len(ids) - 1)])
+
+    def draw(self) -> float:
+        """The sequence's next random number from [0, 1), for who samples elsewhere; `next` takes one a token.
+
+        One, so that the sequence of numbers does not hang on how many tokens may be drawn.
+        """
+        return float(torch.rand((), dtype=torch.float64, generator=self._generator))
 
     def _guarded(self, logits: Tensor) -> Tensor:
         safe = guard(logits, self.fallback_id)
