@@ -51,10 +51,9 @@ static_assert(sizeof(Memory) <= 48 << 10, "what a block has without asking, and 
 // What a thread knows of its row; ids, candidates and listed are those of its warp.
 struct Row {
   const float* logits;
-  const u32* seen;       // null: no penalty
-  float penalty;
-  int fallback;
-  bool broken;
+  const u32* seen;
+  float penalty;         // 1: off
+  int blank;             // the token that takes the place of broken logits; below 0: they are not broken
   int begin, end;        // ids
   Candidate* list;
   int listed;            // more than LIST: the row must be read
@@ -138,11 +137,11 @@ SIMT_FN uint4 read(const Row& row, int first) {
 SIMT_FN Quad from_row(const Row& row, int first, uint4 logits) {
   Quad quad = {{first, first + 1, first + 2, first + 3},
                {as_float(logits.x), as_float(logits.y), as_float(logits.z), as_float(logits.w)}, 0};
-  u32 seen = row.seen && first < row.end ? load(row.seen + first / 32) >> (first % 32) : 0;
+  u32 seen = row.penalty != 1 && first < row.end ? load(row.seen + first / 32) >> (first % 32) : 0;
   SIMT_UNROLL for (int i = 0; i < 4; i++) {
     float& score = quad.score[i];
     if (seen >> i & 1) score = score > 0 ? score / row.penalty : score * row.penalty;
-    if (row.broken) score = quad.id[i] == row.fallback ? BLANK_SCORE : 0;
+    if (row.blank >= 0) score = quad.id[i] == row.blank ? BLANK_SCORE : 0;
     quad.candidates |= (u32)(quad.id[i] < row.end) << i;
   }
   return quad;
@@ -180,13 +179,12 @@ SIMT_FN int append(Row& row, const Quad& quad, int listed) {
 // Calls visit(quad) for all candidates of the warp until it returns false; all lanes must return the same.
 template <class Visit> SIMT_FN void walk(Row& row, Visit visit) {
   bool from_memory = row.listed <= LIST;
-  int first = row.begin + threadIdx.x % WARP * 4, found = 0;
-  int steps = from_memory ? 1 : divide_up(row.end - row.begin, 4 * WARP);
+  int lane = threadIdx.x % WARP, found = 0, end = from_memory ? row.begin + 1 : row.end;  // a list is one step
   float low = score_of(row.low);  // keys without a float are below all: nothing is less than NaN
-  uint4 ahead = read(row, first);
-  SIMT_ROLLED for (int step = 0; step < steps; step++, first += 4 * WARP) {
-    Quad quad = from_memory ? from_list(row) : from_row(row, first, ahead);
-    ahead = read(row, first + 4 * WARP);
+  uint4 ahead = read(row, row.begin + lane * 4);
+  SIMT_ROLLED for (int first = row.begin; first < end; first += 4 * WARP) {
+    Quad quad = from_memory ? from_list(row) : from_row(row, first + lane * 4, ahead);
+    ahead = read(row, first + (lane + WARP) * 4);
     SIMT_UNROLL for (int i = 0; i < 4; i++)
       if (quad.score[i] < low || (row.likely && chance_of(row, quad.score[i]) < row.likely)) quad.candidates &= ~(1u << i);
     if (!visit(quad)) return;
@@ -307,9 +305,9 @@ template <class Weigh, class Aim> SIMT_FN int locate(Row& row, Memory& memory, W
   return memory.found;
 }
 
-// The least likely go while they weigh `dropped` of all or less, of equal ones the first, but never all. The result
-// is the first of the least likely that stay.
-SIMT_FN int keep_top_p(Row& row, Memory& memory, float dropped) {
+// The least likely go while they weigh `dropped` of all or less, of equal ones the first, but never all: what is less
+// likely than the last that stays is no candidate any more, and of what equals it the result is the weight that stays.
+SIMT_FN u64 keep_top_p(Row& row, Memory& memory, float dropped) {
   u64 all = 0, rare = 0;
   row.likely = LEAST_CHANCE;
   each(row, [&](int, float score) {
@@ -326,18 +324,30 @@ SIMT_FN int keep_top_p(Row& row, Memory& memory, float dropped) {
       add(chance, weight_of(chance));
     });
   });
-  auto weigh = [&](int, float score) {
-    u32 chance = chance_of(row, score);
-    return chance == threshold.key ? weight_of(chance) : 0;
-  };
-  return locate(row, memory, weigh, [&](u64 equal) { return equal - (wanted - threshold.above); });
+  return wanted - threshold.above;
+}
+
+// A token of the candidates. Where of what equals the last not more than `stays`, if not 0, may stay, the search goes
+// twice: first for the first of it that stays. Each search is much code, which a card has to fetch.
+SIMT_FN int draw(Row& row, Memory& memory, u64 stays, const u64* drawn) {
+  int token = 0;
+  SIMT_ROLLED for (int search = stays ? 0 : 1; search < 2; search++) {
+    int first = token;
+    auto weigh = [&](int id, float score) {
+      u32 chance = chance_of(row, score);
+      bool gone = chance == row.likely ? id < first : search == 0;
+      return gone ? 0 : weight_of(chance);
+    };
+    token = locate(row, memory, weigh, [&](u64 all) { return search == 0 ? all - stays : multiply_high(all, load(drawn)); });
+  }
+  return token;
 }
 
 // The same in all threads.
-SIMT_FN int next_token(Row& row, Memory& memory, const Parameters* p, int limit) {
+SIMT_FN int next_token(Row& row, Memory& memory, const Parameters* p, int limit, int fallback) {
   u64 own, best;
   SIMT_ROLLED while ((best = largest(row, memory, own)) == BROKEN) {
-    row.broken = true;
+    row.blank = fallback;
     row.listed = LIST + 1;
   }
   float temperature = load(&p->temperature), dropped = load(&p->dropped);
@@ -347,13 +357,8 @@ SIMT_FN int next_token(Row& row, Memory& memory, const Parameters* p, int limit)
   row.scale = 1.4426950409f / temperature;
   if (row.scale > LARGEST_FLOAT) row.scale = LARGEST_FLOAT;
   if (top_k > 0 && top_k < limit) keep_top_k(row, memory, top_k, (u32)(own >> 32));
-  int first = dropped > 0 ? keep_top_p(row, memory, dropped) : 0;
-  u32 last = row.likely;
-  auto weigh = [&](int id, float score) {
-    u32 chance = chance_of(row, score);
-    return chance == last && id < first ? 0 : weight_of(chance);
-  };
-  return locate(row, memory, weigh, [&](u64 total) { return multiply_high(total, load(&p->drawn)); });
+  u64 stays = dropped > 0 ? keep_top_p(row, memory, dropped) : 0;
+  return draw(row, memory, stays, &p->drawn);
 }
 
 // A block for each row of logits, float32 [rows, vocabulary], of which ids from `limit` on are not drawn; vocabulary
@@ -364,18 +369,17 @@ SIMT_KERNEL(SAMPLE_THREADS, 1) sample(const float* __restrict__ logits, const Pa
   SIMT_SHARED(shared);
   Memory& memory = *(Memory*)shared;
   const Parameters* p = parameters + blockIdx.x;
-  int warp = threadIdx.x / WARP, token = 0;
   bool active = load(&p->active);
-  int slot = load(&p->slot);
+  int slot = load(&p->slot), warp = threadIdx.x / WARP, token = 0;
   u32* bits = active && slot >= 0 ? seen + (size_t)slot * divide_up(vocabulary, 32) : nullptr;
   if (active) {
     SIMT_ROLLED for (int i = threadIdx.x; i < COPIES * COPY; i += blockDim.x) memory.histogram[i] = 0;
     int piece = divide_up(limit, (int)blockDim.x / WARP * 8) * 8;  // whole sectors of memory
     int begin = least(warp * piece, limit), end = least(begin + piece, limit);
-    float penalty = load(&p->penalty);
-    Row row = {logits + (size_t)blockIdx.x * vocabulary, penalty == 1 ? nullptr : bits, penalty, fallback, false, begin, end,
+    float penalty = bits ? load(&p->penalty) : 1;
+    Row row = {logits + (size_t)blockIdx.x * vocabulary, bits, penalty, -1, begin, end,
                memory.lists[warp], LIST + 1, LOWEST_KEY, 0, 0, 0};
-    token = next_token(row, memory, p, limit);
+    token = next_token(row, memory, p, limit, fallback);
   }
   if (threadIdx.x) return;
   store(tokens + blockIdx.x, token);

@@ -26,7 +26,7 @@ PLAIN = GenerationParams(temperature=1.0, top_p=1.0, top_k=0)
 
 SETTINGS = st.builds(
     GenerationParams,
-    temperature=st.sampled_from([-1.0, 0.0, 1e-30, 0.3, 0.95, 1.0, 1.7, 1e4]),
+    temperature=st.sampled_from([-1.0, 0.0, 1e-44, 1e-30, 0.3, 0.95, 1.0, 1.7, 1e4]),
     top_k=st.sampled_from([None, 0, 1, 3, 30, 200, 2000]),
     top_p=st.sampled_from([0.0, 0.05, 0.33, 0.5, 0.7, 0.97, 1.0, 1.5]),
     repetition_penalty=st.sampled_from([1.0, 0.5, 1.3]),
@@ -39,18 +39,19 @@ def rows_of_logits(draw: st.DrawFn) -> Tensor:
     """A row of one of the shapes that matter to thresholds, sometimes broken."""
     size = draw(st.sampled_from([40, 1000, 2052]))
     normal = torch.randn(size, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))))
-    row = draw(
-        st.sampled_from(
-            [
-                normal * 0.1,
-                normal * 3,
-                normal * 12,
-                (normal * 3).round() / 2,
-                normal * 0,
-                normal * 1e37 - 1e38,
-            ]
-        )
-    )
+    peak = normal * 0.1 + 8 * torch.arange(size).eq(
+        size // 3
+    )  # less likely than what is far below it together
+    shapes = [
+        normal * 0.1,
+        normal * 3,
+        normal * 12,
+        (normal * 3).round() / 2,
+        peak,
+        normal * 0,
+        normal * 1e37 - 1e38,
+    ]
+    row = draw(st.sampled_from(shapes))
     if draw(st.integers(0, 5)) == 0:
         row[draw(st.integers(0, size - 1))] = draw(
             st.sampled_from([float("nan"), float("inf"), -float("inf")])
@@ -181,6 +182,22 @@ def test_the_order_in_which_threads_run_changes_nothing(emulator: Emulator, thre
     assert tokens[0] == tokens[1] == tokens[2]
 
 
+@pytest.mark.parametrize(
+    ("params", "passes"),
+    [
+        (replace(PLAIN, temperature=0.0), 1),
+        (GenerationParams(), 2),
+        (GenerationParams(top_k=0), 3),
+        (PLAIN, 3),
+    ],
+)
+def test_rows_are_read_seldom(emulator: Emulator, params: GenerationParams, passes: int) -> None:
+    row = torch.randn(1, 65536, generator=torch.Generator().manual_seed(0)) * 5
+    with emulator.counted() as counts:
+        Batch(row, [params], [0.5]).run(emulator)
+    assert counts["sample"].loaded <= passes * row.nbytes * 1.1
+
+
 def sweep(emulator: Emulator, row: Tensor, params: GenerationParams, count: int, **other: Any) -> list[int]:
     """The tokens of `count` draws that are evenly spread."""
     drawn = [(i + 0.5) / count for i in range(count)]
@@ -200,6 +217,12 @@ def test_tokens_come_as_often_as_their_probability_says(emulator: Emulator, para
     assert (tokens.bincount(minlength=40) - 400 * shares).abs().max() < 1
 
 
+def test_a_draw_on_the_border_between_two_tokens_takes_the_later(emulator: Emulator) -> None:
+    tokens = [0, 1, 127, 128, 255, 256, 384, 511]
+    batch = Batch(torch.zeros(8, 512), [PLAIN] * 8, [token / 512 for token in tokens], threads=64)
+    assert batch.run(emulator) == tokens
+
+
 @pytest.mark.parametrize("count", [4, 12, 20])
 @pytest.mark.parametrize("top_p", [0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 0.75, 0.8, 0.9])
 def test_of_equal_tokens_the_later_ones_stay(emulator: Emulator, count: int, top_p: float) -> None:
@@ -208,6 +231,16 @@ def test_of_equal_tokens_the_later_ones_stay(emulator: Emulator, count: int, top
     gone = min(int((1 - Fraction(str(top_p))) * count), count - 1)
     expected = range(3 + gone, 3 + count)
     assert set(sweep(emulator, row, replace(PLAIN, top_p=top_p), 60)) == set(expected)
+
+
+@pytest.mark.parametrize("top_p", [0.5, 0.9])
+def test_unlikely_tokens_stay_where_they_are_many(emulator: Emulator, top_p: float) -> None:
+    row = torch.zeros(2052)
+    row[7] = 8
+    params = replace(PLAIN, top_p=top_p)
+    tokens = sweep(emulator, row, params, 20)
+    assert (len(set(tokens)) > 5) == (top_p == 0.9)
+    assert all(may_be(token, row, params, (i + 0.5) / 20) for i, token in enumerate(tokens))
 
 
 def test_ties_with_the_last_of_top_k_stay(emulator: Emulator) -> None:
