@@ -17,8 +17,8 @@ constexpr int BINS = 256;
 constexpr int COPIES = 8;                     // of the bins, by lane: atomics on one address wait for each other
 constexpr int COPY = BINS + 2;                // the same bin of another copy is in other banks
 constexpr u32 LOWEST_KEY = 0x007fffffu;       // of a score: minus infinity
-constexpr u32 LEAST_CHANCE = 0x2b800000u * 4;  // 2^-40: what weighs less than 1 is never drawn
-constexpr u32 RARE_CHANCE = 0x3a800000u * 4;   // 2^-10
+constexpr u32 LEAST_CHANCE = 0x2b800000u * 4; // 2^-40: what weighs less than 1 is never drawn
+constexpr u32 RARE_CHANCE = 0x3a800000u * 4;  // 2^-10
 constexpr u64 BROKEN = ~0ull;
 constexpr float BLANK_SCORE = 5e4f;
 constexpr float LARGEST_FLOAT = 3.4028235e38f;
@@ -327,8 +327,8 @@ SIMT_FN u64 keep_top_p(Row& row, Memory& memory, float dropped) {
   return wanted - threshold.above;
 }
 
-// A token of the candidates. Where of what equals the last not more than `stays`, if not 0, may stay, the search goes
-// twice: first for the first of it that stays. Each search is much code, which a card has to fetch.
+// A token of the candidates. `stays`: what may stay of those that equal the last, by weight; 0: all of them. If it is not
+// 0, the search first finds the first that stays; in a loop, for each search is much code that a card has to fetch.
 SIMT_FN int draw(Row& row, Memory& memory, u64 stays, const u64* drawn) {
   int token = 0;
   SIMT_ROLLED for (int search = stays ? 0 : 1; search < 2; search++) {
@@ -343,7 +343,7 @@ SIMT_FN int draw(Row& row, Memory& memory, u64 stays, const u64* drawn) {
   return token;
 }
 
-// The same in all threads.
+// The row's token, in all threads.
 SIMT_FN int next_token(Row& row, Memory& memory, const Parameters* p, int limit, int fallback) {
   u64 own, best;
   SIMT_ROLLED while ((best = largest(row, memory, own)) == BROKEN) {
