@@ -1,339 +1,387 @@
-// The next token of each row of logits, with the meaning of model/sampling.py: repetition penalty, rule for broken
-// logits, temperature, top-k, top-p, draw. Nothing is sorted.
+// The next token of each row of logits, as model/sampling.py draws it: repetition penalty, rule for broken logits,
+// temperature, top-k, top-p, draw. Nothing is sorted, and the order in which threads run changes no bit.
 //
-// A threshold is found digit by digit: numbers fall into 256 bins by 8 bits of an integer that has their order, and
-// the bin in which a sum passes its target is looked into by the next 8 bits. The weight of a token is 1 for top-k
-// and for top-p its probability as an integer, so sums are exact in whatever order threads add them, and the same
-// seed gives the same token. The k largest of the threads' own largest scores bound the k-th largest of all: what
-// reaches it is copied into shared memory, mostly a few hundred tokens, and the row is not read again.
+// Weights of tokens are integers, 1 for top-k and probabilities times 2^40 for top-p and the draw, so that their
+// sums are exact. A threshold is found by 8 bits at a time of integers in the order of what they stand for: the bin
+// in which the sum from the largest down reaches what may stay holds the next bits.
+//
+// Each warp owns a piece of the ids and walks it in their order. Once its candidates are few it keeps them in shared
+// memory and reads the row no more: with top-k, rows are read twice. What makes them few is that the k-th largest of
+// all threads' own maxima is a lower bound for top-k, and for top-p that what is far below the likeliest mostly goes.
 #include "simt.cuh"
 
-constexpr int SAMPLE_THREADS = 1024;
+constexpr int SAMPLE_THREADS = 1024;          // at most; a multiple of 32
 constexpr int SAMPLE_WARPS = SAMPLE_THREADS / WARP;
-constexpr int LIST = 2048;        // tokens that may be copied
+constexpr int LIST = 116;                     // candidates that a warp can keep: at most 4 a lane
 constexpr int BINS = 256;
-constexpr int COPIES = 4;         // of the bins: lanes of a warp meet less often
-constexpr float ONE = 1099511627776.0f;  // 2^40: the weight of the likeliest token
+constexpr int COPIES = 8;                     // of the bins, by lane: atomics on one address wait for each other
+constexpr int COPY = BINS + 2;                // the same bin of another copy is in other banks
+constexpr u32 LOWEST_KEY = 0x007fffffu;       // of a score: minus infinity
+constexpr u32 LEAST_CHANCE = 0x2b800000u * 4; // 2^-40: what weighs less than 1 is never drawn
+constexpr u32 RARE_CHANCE = 0x3a800000u * 4;  // 2^-10
+constexpr u64 BROKEN = ~0ull;
 constexpr float BLANK_SCORE = 5e4f;
+constexpr float LARGEST_FLOAT = 3.4028235e38f;
 
-// What the host says of a row.
+// What the host says of a row (model/kernels/sample.py).
 struct Parameters {
-  float temperature;  // 0 or below: the largest, of equal ones the first
-  int top_k;          // 0: off
-  float top_p;        // 1 or above: off
+  float temperature;  // 0 or below: greedy
+  int top_k;          // 0 or below: off
+  float dropped;      // 1 - top_p; 0 or below: off
   float penalty;      // 1: off
-  u32 drawn_low, drawn_high;  // a number in [0, 1) times 2^64
-  int active;         // 0: a row that is none
+  u64 drawn;          // 2^64 times a number from [0, 1)
+  int active;         // 0: the row only pads a graph
   int slot;           // of `seen`; below 0: none
 };
 
-struct Memory {
-  u64 bins[COPIES][BINS];
-  u64 warps[SAMPLE_WARPS];
-  float scores[LIST];
-  int ids[LIST];
-  u64 below;
-  int digit, token;
+struct Candidate {
+  int id;
+  float score;
 };
-static_assert(sizeof(Memory) == 24848, "what the host gives it");
 
-// An integer with the order of finite floats; never 0 for them.
-SIMT_FN u32 key_of(float x) {
-  u32 bits = as_bits(x);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
+struct Memory {
+  u64 histogram[COPIES * COPY];
+  u64 bins[BINS];          // sums of the copies, in the order in which lanes read them
+  u64 warps[SAMPLE_WARPS];
+  Candidate lists[SAMPLE_WARPS][LIST];
+  int found;
+};
+static_assert(sizeof(Memory) <= 48 << 10, "what a block has without asking, and SHARED of model/kernels/sample.py");
 
-SIMT_FN float score_of(u32 key) { return as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
-
-// -- where scores come from --------------------------------------------------------------------------------
-
+// What a thread knows of its row; ids, candidates and listed are those of its warp.
 struct Row {
   const float* logits;
-  const u32* seen;  // a bit for each token; or null
-  float penalty;
-  int count, fallback;
-  bool broken;
-
-  SIMT_FN float score(int i, float logit) const {
-    if (broken) return i == fallback ? BLANK_SCORE : 0;
-    if (seen && load(seen + i / 32) >> (i % 32) & 1) return logit > 0 ? logit / penalty : logit * penalty;
-    return logit;
-  }
-  SIMT_FN void read(int i, float (&scores)[4]) const {
-    uint4 four = load((const uint4*)(logits + i));
-    scores[0] = score(i, as_float(four.x));
-    scores[1] = score(i + 1, as_float(four.y));
-    scores[2] = score(i + 2, as_float(four.z));
-    scores[3] = score(i + 3, as_float(four.w));
-  }
-  SIMT_FN int id(int i) const { return i; }
+  const u32* seen;
+  float penalty;         // 1: off
+  int blank;             // the token that takes the place of broken logits; below 0: they are not broken
+  int begin, end;        // ids
+  Candidate* list;
+  int listed;            // more than LIST: the row must be read
+  u32 low;               // scores with a lesser key are no candidates
+  u32 likely;            // nor are lesser chances; 0: they do not matter yet
+  float top, scale;      // of chances
 };
 
-struct List {
-  const Memory* memory;
-  int count;
+// -- numbers -----------------------------------------------------------------------------------------------
 
-  SIMT_FN void read(int i, float (&scores)[4]) const {
-    SIMT_UNROLL for (int j = 0; j < 4; j++) scores[j] = memory->scores[i + j];
-  }
-  SIMT_FN int id(int i) const { return memory->ids[i]; }
-};
+// An integer in the order of floats; zeros are the same.
+SIMT_FN u32 key_of(float score) {
+  u32 bits = as_bits(score + 0.0f);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+SIMT_FN float score_of(u32 key) { return as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
 
-// use(i, score) for four neighbours at a time from `begin`, a multiple of four, to `end`, `stride` apart.
-template <class Items, class Use> SIMT_FN void visit(const Items& items, int begin, int end, int stride, Use use) {
-  SIMT_ROLLED for (int i = begin; i < end; i += stride) {
-    float scores[4];
-    items.read(i, scores);
-    SIMT_UNROLL for (int j = 0; j < 4; j++) if (i + j < end) use(i + j, scores[j]);
-  }
+// Probability relative to the likeliest token's: the bits of a float up to 1, moved over the two that are always 0.
+SIMT_FN u32 chance_of(const Row& row, float score) { return as_bits(exp2_fast((score - row.top) * row.scale)) << 2; }
+// 2^40 chance, cut off.
+SIMT_FN u64 weight_of(u32 chance) { return (u64)((chance & 0x1ffffffu) | 0x2000000u) << 15 >> least(127 - (int)(chance >> 25), 63); }
+
+// 2^64 share for a share below 1 and, as float32 tells no more, up to half way to the next one.
+SIMT_FN u64 fixed_point(float share) {
+  u32 bits = as_bits(share);
+  int shift = (int)(bits >> 23) - 87;
+  u64 digits = 2 * ((bits & 0x7fffffu) | 0x800000u) + 1;
+  return shift >= 0 ? digits << shift : digits >> least(-shift, 63);
 }
 
-// A thread's own run of neighbours.
-struct Run { int begin, end; };
-SIMT_FN Run run_of(int count) {
-  int share = divide_up(divide_up(count, 4), SAMPLE_THREADS) * 4;
-  return {least(threadIdx.x * share, count), least((threadIdx.x + 1) * share, count)};
-}
+// -- threads together --------------------------------------------------------------------------------------
 
-// -- sums over a block -------------------------------------------------------------------------------------
-
-SIMT_FN u64 warp_prefix(u64 value) {  // of this lane and those before it
-  int lane = threadIdx.x % WARP;
+SIMT_FN u64 warp_prefix(u64 value) {
   SIMT_UNROLL for (int delta = 1; delta < WARP; delta *= 2) {
-    u64 other = shuffle_up(value, delta);
-    if (lane >= delta) value += other;
+    u64 lower = shuffle_up(value, delta);
+    if ((int)threadIdx.x % WARP >= delta) value += lower;
   }
   return value;
 }
 
-// The sum of all threads before this one, and of all.
-SIMT_FN u64 block_prefix(u64 value, Memory& memory, u64& total) {
+// In lane i the sum of what the threads of warps 0 to i hold, so in the last lane that of the block.
+SIMT_FN u64 sums_of_warps(Memory& memory, u64 value) {
   int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  u64 upto = warp_prefix(value);
+  SIMT_UNROLL for (int mask = WARP / 2; mask; mask /= 2) value += shuffle_xor(value, mask);
   sync_block();
-  if (lane == WARP - 1) memory.warps[warp] = upto;
+  if (lane == 0) memory.warps[warp] = value;
   sync_block();
-  u64 before = 0;
-  total = 0;
-  SIMT_ROLLED for (int i = 0; i < SAMPLE_WARPS; i++) {
-    if (i == warp) before = total;
-    total += memory.warps[i];
+  return warp_prefix(lane < (int)blockDim.x / WARP ? memory.warps[lane] : 0);
+}
+SIMT_FN u64 block_sum(Memory& memory, u64 value) { return shuffle(sums_of_warps(memory, value), WARP - 1); }
+
+SIMT_FN u64 warp_largest(u64 value) {
+  SIMT_UNROLL for (int mask = WARP / 2; mask; mask /= 2) {
+    u64 other = shuffle_xor(value, mask);
+    value = other > value ? other : value;
   }
-  return before + upto - value;
+  return value;
+}
+SIMT_FN u64 block_largest(Memory& memory, u64 value) {
+  int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  value = warp_largest(value);
+  sync_block();
+  if (lane == 0) memory.warps[warp] = value;
+  sync_block();
+  return warp_largest(lane < (int)blockDim.x / WARP ? memory.warps[lane] : 0);
 }
 
-// The largest score of a block and, of those that have it, the first token.
-SIMT_FN void block_largest(float& score, int& id, Memory& memory) {
-  SIMT_UNROLL for (int mask = WARP / 2; mask; mask /= 2) {
-    float other = shuffle_xor(score, mask);
-    int other_id = shuffle_xor(id, mask);
-    if (other > score || (other == score && other_id < id)) score = other, id = other_id;
+// -- walking over candidates -------------------------------------------------------------------------------
+
+// Four places of a lane; ids ascend from lane to lane.
+struct Quad {
+  int id[4];
+  float score[4];
+  u32 candidates;  // bits: which of them are there
+};
+
+SIMT_FN uint4 read(const Row& row, int first) {
+  return first < row.end && row.listed > LIST ? load((const uint4*)(row.logits + first)) : uint4{0, 0, 0, 0};
+}
+
+SIMT_FN Quad from_row(const Row& row, int first, uint4 logits) {
+  Quad quad = {{first, first + 1, first + 2, first + 3},
+               {as_float(logits.x), as_float(logits.y), as_float(logits.z), as_float(logits.w)}, 0};
+  u32 seen = row.penalty != 1 && first < row.end ? load(row.seen + first / 32) >> (first % 32) : 0;
+  SIMT_UNROLL for (int i = 0; i < 4; i++) {
+    float& score = quad.score[i];
+    if (seen >> i & 1) score = score > 0 ? score / row.penalty : score * row.penalty;
+    if (row.blank >= 0) score = quad.id[i] == row.blank ? BLANK_SCORE : 0;
+    quad.candidates |= (u32)(quad.id[i] < row.end) << i;
   }
-  sync_block();
-  if (threadIdx.x % WARP == 0) memory.warps[threadIdx.x / WARP] = (u64)key_of(score) << 32 | (u32)~id;
-  sync_block();
-  u64 best = 0;
-  SIMT_ROLLED for (int i = 0; i < SAMPLE_WARPS; i++) best = memory.warps[i] > best ? memory.warps[i] : best;
-  score = score_of((u32)(best >> 32));
-  id = (int)~(u32)best;
+  return quad;
+}
+
+SIMT_FN Quad from_list(const Row& row) {
+  Quad quad = {};
+  SIMT_UNROLL for (int i = 0; i < 4; i++) {
+    int place = threadIdx.x % WARP * 4 + i;
+    if (place >= row.listed) break;
+    quad.id[i] = row.list[place].id;
+    quad.score[i] = row.list[place].score;
+    quad.candidates |= 1u << i;
+  }
+  return quad;
+}
+
+// Adds a warp's candidates to its list, which has `listed`, as far as there is room; how many there are now.
+SIMT_FN int append(Row& row, const Quad& quad, int listed) {
+  if (!ballot(quad.candidates != 0)) return listed;
+  u32 lower_lanes = (1u << threadIdx.x % WARP) - 1;
+  int place = listed;
+  SIMT_UNROLL for (int i = 0; i < 4; i++) {
+    u32 lanes = ballot(quad.candidates >> i & 1);
+    place += bits_set(lanes & lower_lanes);
+    listed += bits_set(lanes);
+  }
+  SIMT_UNROLL for (int i = 0; i < 4; i++) if (quad.candidates >> i & 1) {
+    if (place < LIST) row.list[place] = {quad.id[i], quad.score[i]};
+    place++;
+  }
+  return listed;
+}
+
+// Calls visit(quad) for all candidates of the warp until it returns false; all lanes must return the same.
+template <class Visit> SIMT_FN void walk(Row& row, Visit visit) {
+  bool from_memory = row.listed <= LIST;
+  int lane = threadIdx.x % WARP, found = 0, end = from_memory ? row.begin + 1 : row.end;  // a list is one step
+  float low = score_of(row.low);  // keys without a float are below all: nothing is less than NaN
+  uint4 ahead = read(row, row.begin + lane * 4);
+  SIMT_ROLLED for (int first = row.begin; first < end; first += 4 * WARP) {
+    Quad quad = from_memory ? from_list(row) : from_row(row, first + lane * 4, ahead);
+    ahead = read(row, first + (lane + WARP) * 4);
+    SIMT_UNROLL for (int i = 0; i < 4; i++)
+      if (quad.score[i] < low || (row.likely && chance_of(row, quad.score[i]) < row.likely)) quad.candidates &= ~(1u << i);
+    if (!visit(quad)) return;
+    if (!from_memory && found <= LIST) found = append(row, quad, found);
+  }
+  sync_warp();
+  if (!from_memory) row.listed = found;
+}
+
+// Calls visit(id, score) for each candidate.
+template <class Visit> SIMT_FN void each(Row& row, Visit visit) {
+  walk(row, [&](const Quad& quad) {
+    SIMT_UNROLL for (int i = 0; i < 4; i++) if (quad.candidates >> i & 1) visit(quad.id[i], quad.score[i]);
+    return true;
+  });
+}
+
+// The largest score's key and, below it, the complement of the least id that has it; `own` is the thread's own.
+SIMT_FN u64 largest(Row& row, Memory& memory, u64& own) {
+  float best = score_of(LOWEST_KEY);
+  u32 best_id = ~0u, size = 0;
+  each(row, [&](int id, float score) {
+    u32 magnitude = as_bits(score) & 0x7fffffffu;
+    if (magnitude > size) size = magnitude;
+    if (score > best) { best = score; best_id = (u32)id; }
+  });
+  own = (u64)key_of(best) << 32 | (u32)~best_id;
+  return block_largest(memory, size < 0x7f800000u ? own : BROKEN);
 }
 
 // -- thresholds --------------------------------------------------------------------------------------------
 
 struct Threshold {
   u32 key;
-  u64 below;  // the weight of all that is less
+  u64 above;  // weight of all that is larger
 };
 
-// By one warp: the first bin whose sum with all before it exceeds `target`, given what lies before the first.
-SIMT_FN void find_bin(Memory& memory, u64 target) {
-  int lane = threadIdx.x % WARP;
-  u64 mine = 0, below = memory.below;
-  SIMT_UNROLL for (int i = 0; i < BINS / WARP; i++) mine += memory.bins[0][lane * (BINS / WARP) + i];
-  u64 upto = below + warp_prefix(mine);
-  int owner = lowest_bit(ballot(upto > target));
-  below = shuffle(upto - mine, owner);
-  int digit = owner * (BINS / WARP);
-  while (below + memory.bins[0][digit] <= target) below += memory.bins[0][digit++];
-  sync_warp();
-  if (lane == 0) memory.digit = digit, memory.below = below;
+// Appends the 8 bits of the bin in which the sum from the top reaches `wanted`; every warp finds the same.
+SIMT_FN void append_digit(const Memory& memory, Threshold& threshold, int shift, u64 wanted) {
+  int lane = threadIdx.x % WARP, digit = BINS - 1 - lane * (BINS / WARP);
+  u64 own = 0;
+  SIMT_UNROLL for (int i = 0; i < BINS / WARP; i++) own += memory.bins[i * WARP + lane];
+  u64 upto = threshold.above + warp_prefix(own), above = upto - own;
+  int holder = WARP - bits_set(ballot(upto >= wanted));
+  SIMT_ROLLED for (int i = 0; lane == holder && above + memory.bins[i * WARP + lane] < wanted; i++, digit--)
+    above += memory.bins[i * WARP + lane];
+  threshold.key |= (u32)shuffle(digit, holder) << shift;
+  threshold.above = shuffle(above, holder);
 }
 
-// The least key whose weight with all less exceeds target(weight of all), which is less than that.
-template <class Items, class Weight, class Target>
-SIMT_FN Threshold threshold(const Items& items, Memory& memory, Weight weight, Target target) {
-  Threshold result{0, 0};
-  u64 wanted = 0;
+// Adds up the copies of the histogram, and leaves it empty.
+SIMT_FN void sum_copies(Memory& memory) {
+  SIMT_ROLLED for (int bin = threadIdx.x; bin < BINS; bin += blockDim.x) {
+    u64 sum = 0;
+    SIMT_UNROLL for (int copy = 0; copy < COPIES; copy++) {
+      sum += memory.histogram[copy * COPY + bin];
+      memory.histogram[copy * COPY + bin] = 0;
+    }
+    int rank = BINS - 1 - bin;
+    memory.bins[rank % (BINS / WARP) * WARP + rank / (BINS / WARP)] = sum;
+  }
+}
+
+// The largest key such that it and all larger ones weigh `wanted` or more. offer(add) calls add(key, weight) for
+// all of them but those below `low`, which rises with each digit found.
+template <class Offer> SIMT_FN Threshold find_threshold(Memory& memory, u64 wanted, u32& low, Offer offer) {
+  Threshold threshold = {0, 0};
+  u64* bins = memory.histogram + threadIdx.x % COPIES * COPY;
   SIMT_ROLLED for (int shift = 24; shift >= 0; shift -= 8) {
-    sync_block();
-    SIMT_ROLLED for (int i = threadIdx.x; i < COPIES * BINS; i += SAMPLE_THREADS) memory.bins[i / BINS][i % BINS] = 0;
-    if (threadIdx.x == 0) memory.below = result.below;
-    sync_block();
-    u64* bins = memory.bins[threadIdx.x % COPIES];
-    visit(items, threadIdx.x * 4, items.count, SAMPLE_THREADS * 4, [&](int, float score) {
-      u32 key = key_of(score);
-      if (shift < 24 && key >> (shift + 8) != result.key >> (shift + 8)) return;
-      u64 added = weight(score);
-      if (added) atomic_add(bins + (key >> shift & (BINS - 1)), added);
+    offer([&](u32 key, u64 weight) {
+      if ((key ^ threshold.key) >> shift >> 8 == 0) atomic_add(bins + (key >> shift & (BINS - 1)), weight);
     });
     sync_block();
-    if (threadIdx.x < BINS) for (int copy = 1; copy < COPIES; copy++) memory.bins[0][threadIdx.x] += memory.bins[copy][threadIdx.x];
-    if (shift == 24) {
-      sync_block();
-      u64 total;
-      block_prefix(threadIdx.x < BINS ? memory.bins[0][threadIdx.x] : 0, memory, total);
-      wanted = target(total);
-    }
+    sum_copies(memory);
     sync_block();
-    if (threadIdx.x < WARP) find_bin(memory, wanted);
-    sync_block();
-    result.key |= (u32)memory.digit << shift;
-    result.below = memory.below;
+    append_digit(memory, threshold, shift, wanted);
+    if (threshold.key > low) low = threshold.key;
   }
-  return result;
+  return threshold;
+}
+
+// Only the k largest scores stay candidates, and what equals the last of them.
+SIMT_FN void keep_top_k(Row& row, Memory& memory, int k, u32 own_largest) {
+  if (k <= (int)blockDim.x) find_threshold(memory, k, row.low, [&](auto add) { add(own_largest, 1); });
+  find_threshold(memory, k, row.low, [&](auto add) {
+    each(row, [&](int, float score) { add(key_of(score), 1); });
+  });
 }
 
 // -- drawing -----------------------------------------------------------------------------------------------
 
-struct Draw {
-  float largest, temperature, top_p;
-  u64 drawn;
-
-  SIMT_FN u64 weight(float score) const { return (u64)(exp2_fast((score - largest) / temperature * 1.4426950409f) * ONE + 0.5f); }
-};
-
-// The token at which the weights of those that stay pass their share of all, by ascending ids; left in memory.
-// Stay: what is above the threshold, and of what is at it all but the first `dropped`.
-template <class Items> SIMT_FN void draw_from(const Items& items, Memory& memory, const Draw& draw, u32 bound, u64 dropped) {
-  Run run = run_of(items.count);
-  u64 ties = 0, tie_weight = 0, weight = 0, total;
-  visit(items, run.begin, run.end, 4, [&](int, float score) {
-    u32 key = key_of(score);
-    if (key > bound) weight += draw.weight(score);
-    if (key == bound) ties++, tie_weight = draw.weight(score);
-  });
-  u64 before = block_prefix(ties, memory, total);
-  u64 gone = before >= dropped ? 0 : dropped - before < ties ? dropped - before : ties;  // of this thread's own
-  weight += (ties - gone) * tie_weight;
-  u64 passed = block_prefix(weight, memory, total), wanted = multiply_high(draw.drawn, total);
-  if (wanted < passed || wanted >= passed + weight) return;
-  bool found = false;
-  visit(items, run.begin, run.end, 4, [&](int i, float score) {
-    u32 key = key_of(score);
-    if (key < bound || found) return;
-    if (key == bound && gone) {
-      gone--;
-      return;
+// By one warp: leaves the id at which the sum of weights, by ascending ids, exceeds `target`.
+template <class Weigh> SIMT_FN void scan(Row& row, Memory& memory, u64 target, Weigh weigh) {
+  walk(row, [&](const Quad& quad) {
+    u64 weight[4], own = 0;
+    SIMT_UNROLL for (int i = 0; i < 4; i++) own += weight[i] = quad.candidates >> i & 1 ? weigh(quad.id[i], quad.score[i]) : 0;
+    u64 upto = warp_prefix(own), sum = upto - own;
+    if (sum <= target && target < upto) SIMT_UNROLL for (int i = 0; i < 4; i++) {
+      if (sum <= target && target < sum + weight[i]) memory.found = quad.id[i];
+      sum += weight[i];
     }
-    passed += draw.weight(score);
-    if (passed > wanted) memory.token = items.id(i), found = true;
+    u64 total = shuffle(upto, WARP - 1);
+    bool more = target >= total;
+    target -= total;
+    return more;
   });
 }
 
-// top-p among what reaches `bound`, and the draw.
-template <class Items> SIMT_FN void finish(const Items& items, Memory& memory, const Draw& draw, u32 bound) {
-  u64 dropped = 0;
-  if (draw.top_p < 1) {
-    u64 gone = 0;
-    auto weight = [&](float score) { return key_of(score) >= bound ? draw.weight(score) : 0; };
-    Threshold found = threshold(items, memory, weight, [&](u64 total) {
-      gone = (u64)((1.0 - (double)draw.top_p) * (double)total);
-      return gone = gone < total ? gone : total - 1;  // one stays always
-    });
-    bound = found.key;
-    dropped = (gone - found.below) / draw.weight(score_of(bound));
-  }
-  draw_from(items, memory, draw, bound, dropped);
-}
-
-// Copies what reaches `bound` into the list, in order; how many there are, which may be more than fit. A warp
-// reads 128 neighbours at a time of a run of its own.
-SIMT_FN int copy_to_list(const Row& row, Memory& memory, u32 bound) {
-  int lane = threadIdx.x % WARP, share = divide_up(divide_up(row.count, 4 * WARP), SAMPLE_WARPS) * 4 * WARP;
-  int begin = least(threadIdx.x / WARP * share, row.count), end = least(begin + share, row.count);
-  u64 mine = 0, total;
-  visit(row, begin + lane * 4, end, 4 * WARP, [&](int, float score) { mine += key_of(score) >= bound; });
-  u64 before = block_prefix(mine, memory, total);
-  if (total > LIST) return (int)total;
-  int at = (int)shuffle(before, 0);
-  if (ballot(mine > 0)) SIMT_ROLLED for (int i = begin + lane * 4; i - lane * 4 < end; i += 4 * WARP) {
-    float scores[4] = {0, 0, 0, 0};
-    if (i < end) row.read(i, scores);
-    u32 reach = 0;
-    SIMT_UNROLL for (int j = 0; j < 4; j++) reach |= (u32)(i + j < end && key_of(scores[j]) >= bound) << j;
-    if (!ballot(reach > 0)) continue;
-    u64 own = bits_set(reach), upto = warp_prefix(own);
-    int to = at + (int)(upto - own);
-    SIMT_UNROLL for (int j = 0; j < 4; j++) if (reach >> j & 1) {
-      memory.scores[to] = scores[j];
-      memory.ids[to++] = i + j;
-    }
-    at += (int)shuffle(upto, WARP - 1);
-  }
+// The id at which the sum of weights, by ascending ids, exceeds aim(sum of all).
+template <class Weigh, class Aim> SIMT_FN int locate(Row& row, Memory& memory, Weigh weigh, Aim aim) {
+  u64 own = 0;
+  each(row, [&](int id, float score) { own += weigh(id, score); });
+  u64 upto = sums_of_warps(memory, own), target = aim(shuffle(upto, WARP - 1));
+  int holder = WARP - bits_set(ballot(upto > target));
+  u64 before = holder ? shuffle(upto, holder - 1) : 0;
+  if ((int)threadIdx.x / WARP == holder) scan(row, memory, target - before, weigh);
   sync_block();
-  return (int)total;
+  return memory.found;
 }
 
-SIMT_FN void draw_top_k(const Row& row, Memory& memory, const Draw& draw, int top_k, float own_largest) {
-  auto one = [](float) { return (u64)1; };
-  u32 bound = 0;
-  if (top_k <= SAMPLE_THREADS) {
-    memory.scores[threadIdx.x] = own_largest;
-    sync_block();
-    List largest{&memory, SAMPLE_THREADS};
-    bound = threshold(largest, memory, one, [&](u64 total) { return total - top_k; }).key;
-  }
-  auto kth = [&](u64 total) { return total - top_k; };
-  int count = copy_to_list(row, memory, bound);
-  if (count <= LIST) {
-    List list{&memory, count};
-    finish(list, memory, draw, threshold(list, memory, one, kth).key);
-  } else {
-    finish(row, memory, draw, threshold(row, memory, one, kth).key);
-  }
+// The least likely go while they weigh `dropped` of all or less, of equal ones the first, but never all: what is less
+// likely than the last that stays is no candidate any more, and of what equals it the result is the weight that stays.
+SIMT_FN u64 keep_top_p(Row& row, Memory& memory, float dropped) {
+  u64 all = 0, rare = 0;
+  row.likely = LEAST_CHANCE;
+  each(row, [&](int, float score) {
+    u32 chance = chance_of(row, score);
+    all += weight_of(chance);
+    if (chance < RARE_CHANCE) rare += weight_of(chance);
+  });
+  all = block_sum(memory, all);
+  u64 cut = dropped < 1 ? multiply_high(all, fixed_point(dropped)) : all - 1, wanted = all - cut;
+  if (block_sum(memory, rare) <= cut) row.likely = RARE_CHANCE;
+  Threshold threshold = find_threshold(memory, wanted, row.likely, [&](auto add) {
+    each(row, [&](int, float score) {
+      u32 chance = chance_of(row, score);
+      add(chance, weight_of(chance));
+    });
+  });
+  return wanted - threshold.above;
 }
 
-// logits: float32 [rows, vocabulary], of which the first `limit` tokens may be drawn; seen: bits [slots,
-// divide_up(vocabulary, 32)], to which the drawn token is added; tokens: [rows]. A block for each row.
-// Shared memory: Memory.
-SIMT_KERNEL(SAMPLE_THREADS, 1) sample(const float* __restrict__ logits, const u32* __restrict__ parameters, u32* __restrict__ seen,
-                                      int* __restrict__ tokens, int vocabulary, int limit, int fallback) {
+// A token of the candidates. `stays`: what may stay of those that equal the last, by weight; 0: all of them. If it is not
+// 0, the search first finds the first that stays; in a loop, for each search is much code that a card has to fetch.
+SIMT_FN int draw(Row& row, Memory& memory, u64 stays, const u64* drawn) {
+  int token = 0;
+  SIMT_ROLLED for (int search = stays ? 0 : 1; search < 2; search++) {
+    int first = token;
+    auto weigh = [&](int id, float score) {
+      u32 chance = chance_of(row, score);
+      bool gone = chance == row.likely ? id < first : search == 0;
+      return gone ? 0 : weight_of(chance);
+    };
+    token = locate(row, memory, weigh, [&](u64 all) { return search == 0 ? all - stays : multiply_high(all, load(drawn)); });
+  }
+  return token;
+}
+
+// The row's token, in all threads.
+SIMT_FN int next_token(Row& row, Memory& memory, const Parameters* p, int limit, int fallback) {
+  u64 own, best;
+  SIMT_ROLLED while ((best = largest(row, memory, own)) == BROKEN) {
+    row.blank = fallback;
+    row.listed = LIST + 1;
+  }
+  float temperature = load(&p->temperature), dropped = load(&p->dropped);
+  int top_k = load(&p->top_k);
+  if (temperature <= 0) return (int)~(u32)best;
+  row.top = score_of((u32)(best >> 32));
+  row.scale = 1.4426950409f / temperature;
+  if (row.scale > LARGEST_FLOAT) row.scale = LARGEST_FLOAT;
+  if (top_k > 0 && top_k < limit) keep_top_k(row, memory, top_k, (u32)(own >> 32));
+  u64 stays = dropped > 0 ? keep_top_p(row, memory, dropped) : 0;
+  return draw(row, memory, stays, &p->drawn);
+}
+
+// A block for each row of logits, float32 [rows, vocabulary], of which ids from `limit` on are not drawn; vocabulary
+// is a multiple of 4. seen: bits of tokens [slots, divide_up(vocabulary, 32)], each row's slot its own; the new token's
+// is set. tokens: [rows]. Shared memory: SHARED of model/kernels/sample.py.
+SIMT_KERNEL(SAMPLE_THREADS, 1) sample(const float* __restrict__ logits, const Parameters* __restrict__ parameters,
+                                      u32* __restrict__ seen, int* __restrict__ tokens, int vocabulary, int limit, int fallback) {
   SIMT_SHARED(shared);
   Memory& memory = *(Memory*)shared;
-  const u32* words = parameters + blockIdx.x * 8;
-  Parameters p{as_float(load(words)), (int)load(words + 1), as_float(load(words + 2)), as_float(load(words + 3)),
-               load(words + 4), load(words + 5), (int)load(words + 6), (int)load(words + 7)};
-  if (!p.active) {
-    if (threadIdx.x == 0) store(tokens + blockIdx.x, 0);
-    return;
+  const Parameters* p = parameters + blockIdx.x;
+  bool active = load(&p->active);
+  int slot = load(&p->slot), warp = threadIdx.x / WARP, token = 0;
+  u32* bits = active && slot >= 0 ? seen + (size_t)slot * divide_up(vocabulary, 32) : nullptr;
+  if (active) {
+    SIMT_ROLLED for (int i = threadIdx.x; i < COPIES * COPY; i += blockDim.x) memory.histogram[i] = 0;
+    int piece = divide_up(limit, (int)blockDim.x / WARP * 8) * 8;  // whole sectors of memory
+    int begin = least(warp * piece, limit), end = least(begin + piece, limit);
+    float penalty = bits ? load(&p->penalty) : 1;
+    Row row = {logits + (size_t)blockIdx.x * vocabulary, bits, penalty, -1, begin, end,
+               memory.lists[warp], LIST + 1, LOWEST_KEY, 0, 0, 0};
+    token = next_token(row, memory, p, limit, fallback);
   }
-  u32* bits = p.slot < 0 ? nullptr : seen + (size_t)p.slot * divide_up(vocabulary, 32);
-  Row row{logits + (size_t)blockIdx.x * vocabulary, p.penalty == 1 ? nullptr : bits, p.penalty, limit, fallback, false};
-  float largest = as_float(0xff800000u), size = 0;
-  int id = 0x7fffffff;
-  visit(row, threadIdx.x * 4, limit, SAMPLE_THREADS * 4, [&](int i, float score) {
-    size = fused(score, 0, size);  // NaN from then on, unless all are finite
-    if (score > largest) largest = score, id = i;
-  });
-  u64 broken;
-  block_prefix(size != size, memory, broken);
-  row.broken = broken > 0;
-  if (row.broken) {
-    bool owner = (int)threadIdx.x == fallback / 4 % SAMPLE_THREADS;
-    largest = owner ? BLANK_SCORE : 0;
-    id = owner ? fallback : 0x7fffffff;
-  }
-  float own_largest = largest;
-  block_largest(largest, id, memory);
-  if (threadIdx.x == 0) memory.token = id;
-  if (p.temperature > 0) {
-    sync_block();
-    Draw draw{largest, p.temperature, p.top_p, (u64)p.drawn_high << 32 | p.drawn_low};
-    if (p.top_k > 0 && p.top_k < limit) draw_top_k(row, memory, draw, p.top_k, own_largest);
-    else finish(row, memory, draw, 0);
-  }
-  sync_block();
   if (threadIdx.x) return;
-  store(tokens + blockIdx.x, memory.token);
-  if (bits) store(bits + memory.token / 32, load(bits + memory.token / 32) | 1u << (memory.token % 32));
+  store(tokens + blockIdx.x, token);
+  if (bits) store(bits + token / 32, load(bits + token / 32) | 1u << (token % 32));
 }

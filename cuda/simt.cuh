@@ -73,7 +73,6 @@ SIMT_FN float as_float(u32 bits) { return __uint_as_float(bits); }
 SIMT_FN int round_even(float f) { return __float2int_rn(f); }
 SIMT_FN u64 multiply_high(u64 a, u64 b) { return __umul64hi(a, b); }
 SIMT_FN int bits_set(u32 bits) { return __popc(bits); }
-SIMT_FN int lowest_bit(u32 bits) { return __ffs((int)bits) - 1; }
 SIMT_FN u32 and_or(u32 a, u32 mask, u32 bits) { u32 r; asm("lop3.b32 %0,%1,%2,%3,0xEA;" : "=r"(r) : "r"(a), "r"(mask), "r"(bits)); return r; }
 SIMT_FN u32 permute(u32 a, u32 b, u32 selector) { u32 r; asm("prmt.b32 %0,%1,%2,%3;" : "=r"(r) : "r"(a), "r"(b), "r"(selector)); return r; }
 SIMT_FN u32 half2_sub(u32 a, u32 b) { u32 r; asm("sub.f16x2 %0,%1,%2;" : "=r"(r) : "r"(a), "r"(b)); return r; }

@@ -326,7 +326,6 @@ inline u16 to_half(float f) { simt::counts.special++; return (u16)simt::pair((_F
 inline int round_even(float f) { return (int)std::nearbyintf(f); }
 inline u64 multiply_high(u64 a, u64 b) { return (u64)((unsigned __int128)a * b >> 64); }
 inline int bits_set(u32 bits) { return __builtin_popcount(bits); }
-inline int lowest_bit(u32 bits) { return __builtin_ctz(bits); }
 inline u32 and_or(u32 a, u32 mask, u32 bits) { simt::counts.logic++; return (a & mask) | bits; }
 inline u32 permute(u32 a, u32 b, u32 selector) {
   simt::counts.logic++;

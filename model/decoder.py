@@ -19,18 +19,12 @@ from torch import Tensor
 from model.chatglm import ALPHA, ChatGLM
 from model.kernels.fused import PART, Fused, takes_pages
 from model.kernels.mma_linear import ROWS
+from model.kernels.sample import ROW, Row, parameters
 from model.kv_cache import KVCache, KVPages, page_count
-from model.sampling import BLANK_ID, TOP_K, Sampler
+from model.sampling import BLANK_ID, Sampler
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, ROWS)
 """Answers of a step that a graph is captured for; others are filled up with rows that are none."""
-PARAMETERS = np.dtype(
-    [
-        *(("temperature", "f4"), ("top_k", "i4"), ("top_p", "f4"), ("penalty", "f4")),
-        *(("drawn", "u8"), ("active", "i4"), ("slot", "i4")),
-    ]
-)
-"""struct Parameters of cuda/sample.cu."""
 _Key: TypeAlias = tuple[int, int]
 
 
@@ -62,7 +56,7 @@ class Inputs:
         self.tokens, self.slots = parts[0].view(np.int64), parts[1].view(np.int64)
         self.places = parts[2].view(np.int64).reshape(ROWS, 2)
         self.rows = parts[3].reshape(ROWS, 2)
-        self.parameters = parts[4].view(PARAMETERS)
+        self.parameters = parts[4].view(ROW)
         self.tables = parts[5]
         tokens, slots, places, rows, parameters, tables_ = torch.tensor_split(self._device, ends.tolist())
         self.device_tokens, self.device_slots = tokens.view(torch.int64), slots.view(torch.int64)
@@ -166,13 +160,10 @@ class Decoder:
         inputs.parameters[len(steps) :]["active"] = 0
         return longest
 
-    def _parameters(self, step: Step) -> tuple[float, int, float, float, int, int, int]:
-        params = step.sampler.params
-        penalised = params.repetition_penalty != 1
-        top_k = TOP_K if params.top_k is None else params.top_k
-        drawn = 0 if params.temperature <= 0 else int(step.sampler.draw() * 2.0**64)
-        slot = self._seen.slot(step.cache, step.ids) if penalised else -1
-        return params.temperature, top_k, params.top_p, params.repetition_penalty, drawn, 1, slot
+    def _parameters(self, step: Step) -> Row:
+        params, sampler = step.sampler.params, step.sampler
+        slot = -1 if params.repetition_penalty == 1 else self._seen.slot(step.cache, step.ids)
+        return parameters(params, 0.0 if params.temperature <= 0 else sampler.draw(), slot)
 
     # -- the step ---------------------------------------------------------------------------
 

@@ -121,9 +121,9 @@ class Sampler:
         return int(ids[min(index, len(ids) - 1)])
 
     def draw(self) -> float:
-        """The number in [0, 1) that decides on the next token.
+        """The sequence's next random number from [0, 1), for who samples elsewhere; `next` takes one a token.
 
-        One for each that is drawn, so that what comes later does not hang on how many could have been.
+        One, so that the sequence of numbers does not hang on how many tokens may be drawn.
         """
         return float(torch.rand((), dtype=torch.float64, generator=self._generator))
 

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.decoder import PARAMETERS
 from model.kernels.fused import HEAD_SIZE, Fused
 from model.kernels.launcher import Launcher
 from model.kernels.mma_linear import MmaLinear
+from model.kernels.sample import ROW, parameters
 from model.kv_cache import PAGE, KVPages, Storage, page_count
 from model.mma_tiles import MmaWeight, shapes
+from model.types import GenerationParams
 
 SHAPES = {
     "query_key_value": (12_288, 4_096),
@@ -224,14 +225,13 @@ def _attention(
 
 
 def _sample(fused: Fused, timer: Timer, scale: Scale, device: torch.device) -> Cell:
-    rows = np.zeros(SAMPLED, PARAMETERS)
-    rows["temperature"], rows["top_k"], rows["top_p"], rows["penalty"] = 0.95, 50, 0.7, 1
-    rows["drawn"], rows["active"], rows["slot"] = 2**63, 1, -1
-    parameters = torch.from_numpy(rows.view(np.int32)).to(device)
+    rows = np.zeros(SAMPLED, ROW)
+    rows[:] = parameters(GenerationParams(), 0.5)
+    there = torch.from_numpy(rows.view(np.int32)).to(device)
     logits = 4 * torch.randn(SAMPLED, scale.vocabulary, device=device)
     seen = torch.zeros(1, -(-scale.vocabulary // 32), dtype=torch.int32, device=device)
     tokens = torch.zeros(SAMPLED, dtype=torch.int32, device=device)
-    seconds = timer(lambda: fused.sample(logits, parameters, seen, tokens, scale.vocabulary, 5))
+    seconds = timer(lambda: fused.sample(logits, there, seen, tokens, scale.vocabulary, 5))
     return Cell(f"sample, {SAMPLED} rows", seconds, 0, most_seconds=60e-6)
 
 

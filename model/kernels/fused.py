@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.kernels import sample
 from model.kernels.launcher import Argument, Launcher
 from model.kernels.mma_linear import MmaLinear, Sums, most_rows
 from model.kernels.reference import Reference
@@ -26,8 +27,6 @@ PART = 256
 """Tokens of a sequence that a block of attention takes (cuda/attn_decode.cu)."""
 _PARTIAL = HEAD_SIZE + 2
 _NORM_THREADS = 512
-_SAMPLE_SHARED = 24_848
-"""Bytes of struct Memory in cuda/sample.cu."""
 _STORAGES: dict[Storage, int] = {"float16": 0, "int8": 1, "int4": 2}
 
 
@@ -205,14 +204,15 @@ class Fused:
     ) -> None:
         """Draw a token for each row of float32 logits [rows, vocabulary] into int32 `tokens` [rows].
 
-        parameters: int32 [rows, 8] (`model.decoder`); seen: int32 [slots, ceil(vocabulary / 32)], bits of the
-        tokens that a penalty is for; limit: tokens that may be drawn; fallback: the one that broken logits
-        give. The vocabulary is a multiple of four.
+        parameters: int32 [rows, 8] (`model.kernels.sample`); seen: int32 [slots, ceil(vocabulary / 32)], bits
+        of the tokens that a penalty is for; limit: tokens that may be drawn; fallback: the one that broken
+        logits give. The vocabulary is a multiple of four.
         """
         rows, vocabulary = logits.shape
         self._launcher.launch(
-            *("sample", (rows, 1, 1), 1024, logits, parameters, seen, tokens, vocabulary, limit, fallback),
-            shared=_SAMPLE_SHARED,
+            *("sample", (rows, 1, 1), sample.THREADS, logits, parameters, seen, tokens),
+            *(vocabulary, limit, fallback),
+            shared=sample.SHARED,
         )
 
     def _branch(self, x: Tensor, linear: Linear) -> Tensor | Sums:

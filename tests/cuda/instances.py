@@ -11,6 +11,7 @@ import torch
 
 from model.kernels.launcher import Argument, Grid
 from model.kernels.mma_linear import MmaLinear, linear_shared
+from model.kernels.sample import SHARED, THREADS
 from model.mma_tiles import MmaWeight, shapes
 
 ARCHS = (75, 86, 89, 90, 120)
@@ -83,7 +84,7 @@ def plan(kernel: str, arch: int) -> Plan:
         "rope_kv": (128, 0, 6),
         "layer_norm": (512, 4 * (4096 + 16), 1),
         "add_bias": (256, 0, 3),
-        "sample": (1024, 48 << 10, 1),
+        "sample": (THREADS, SHARED, 1),
     }[name]
     return Plan(threads, shared, blocks)
 

@@ -117,7 +117,7 @@ BUGS = (
         "rope_kv",
     ),
     Bug("a warp reads its tile before it is there", "dequant.cu", "  sync_warp();\n", "", "linear"),
-    Bug("the residual is not scaled", "norm.cu", "fused(alpha, v.at[j]", "fused(1.0f, v.at[j]", "norm"),
+    Bug("the residual is subtracted", "norm.cu", "fused(alpha, v.at[j]", "fused(-alpha, v.at[j]", "norm"),
     Bug(
         "sums of warps are read too early",
         "norm.cu",
@@ -126,6 +126,21 @@ BUGS = (
         "norm",
     ),
     Bug("only the first share counts", "norm.cu", "share < shares", "share < 1", "norm"),
+    Bug(
+        "a sum that equals its target ends the search",
+        "sample.cu",
+        "ballot(upto > target)",
+        "ballot(upto >= target)",
+        "sample",
+    ),
+    Bug("the last of equal scores wins", "sample.cu", "if (score > best)", "if (score >= best)", "sample"),
+    Bug(
+        "rare tokens are left out unasked",
+        "sample.cu",
+        "if (block_sum(memory, rare) <= cut)",
+        "if (true)",
+        "sample",
+    ),
 )
 
 
@@ -144,7 +159,7 @@ def is_noticed(bug: Bug, folder: Path) -> bool:
         text=True,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    assert "does not compile" not in done.stdout, done.stdout
+    assert ".cu does not compile:" not in done.stdout, done.stdout
     return done.returncode == 1
 
 
