@@ -279,12 +279,14 @@ SIMT_FN void keep_top_k(Row& row, Memory& memory, int k, u32 own_largest) {
 // By one warp: leaves the id at which the sum of weights, by ascending ids, exceeds `target`.
 template <class Weigh> SIMT_FN void scan(Row& row, Memory& memory, u64 target, Weigh weigh) {
   walk(row, [&](const Quad& quad) {
-    u64 weight[4], own = 0;
-    SIMT_UNROLL for (int i = 0; i < 4; i++) own += weight[i] = quad.candidates >> i & 1 ? weigh(quad.id[i], quad.score[i]) : 0;
+    auto weight = [&](int i) { return quad.candidates >> i & 1 ? weigh(quad.id[i], quad.score[i]) : 0; };
+    u64 own = 0;
+    SIMT_UNROLL for (int i = 0; i < 4; i++) own += weight(i);
     u64 upto = warp_prefix(own), sum = upto - own;
     if (sum <= target && target < upto) SIMT_UNROLL for (int i = 0; i < 4; i++) {
-      if (sum <= target && target < sum + weight[i]) memory.found = quad.id[i];
-      sum += weight[i];
+      u64 before = sum;
+      sum += weight(i);  // once more: there are no registers to keep four
+      if (before <= target && target < sum) memory.found = quad.id[i];
     }
     u64 total = shuffle(upto, WARP - 1);
     bool more = target >= total;
