@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-long lint bench bench-model bench-engine clean
+.PHONY: help setup run test test-long lint bench bench-model bench-engine bench-gpu clean
 
 BIN := .venv/bin
 # Another interpreter: make setup PYTHON=/path/to/python3.12
@@ -25,6 +25,7 @@ help:
 	@echo "make bench      run the benchmarks; tables here, JSON in bench-results/"
 	@echo "make bench-model  the model alone, as a share of what this machine can do: minutes and 3.5 GB"
 	@echo "make bench-engine  many users at once on the model: minutes and 3.5 GB"
+	@echo "make bench-gpu  every test and figure of an NVIDIA card; DRY=1 lists them where there is none"
 	@echo "make setup      only fill .venv (ends with .venv/bin/glmbot)"
 	@echo "make clean      remove .venv, caches and results"
 
@@ -91,6 +92,17 @@ bench-model: setup
 bench-engine: setup
 	@mkdir -p bench-results
 	$(BIN)/glmbot model bench-engine --json bench-results/engine.json $(ARGS)
+
+# On a card the tests of kernels run on it as well as on the host; without one DRY=1 lists what waits for it.
+bench-gpu: setup
+	@if [ -n "$(DRY)" ]; then \
+	    GLMBOT_LIST_CARD_TESTS=1 $(BIN)/python -m pytest --collect-only -q tests/cuda -k card; \
+	    $(BIN)/glmbot model bench-gpu --dry; \
+	else \
+	    mkdir -p bench-results; \
+	    $(BIN)/python -m pytest -q -m "long or not long" tests/cuda -k card; \
+	    $(BIN)/glmbot model bench-gpu --json bench-results/gpu.json $(ARGS); \
+	fi
 
 clean:
 	rm -f $(native)/*.so $(native)/*.dylib $(native)/*.dll $(native)/not_built.txt

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from model.bench.cli import bench_engine
+from model.bench.cli import bench_engine, bench_gpu
 from model.http.cli import key, serve
 from model.options import (
     DeviceOption,
@@ -292,6 +292,7 @@ def chat(
 app.command()(serve)
 app.command()(plan)
 app.command()(bench_engine)
+app.command()(bench_gpu)
 app.add_typer(key, name="key")
 
 

@@ -139,6 +139,11 @@ class Decoder:
             self._seen.add(step.cache, token)
         return tokens
 
+    def forget_graphs(self) -> None:
+        """Launch the next steps one by one again, and give back the memory of graphs."""
+        self._graphs.clear()
+        self._memory = None
+
     # -- inputs -----------------------------------------------------------------------------
 
     def _fill(self, steps: Sequence[Step]) -> int:

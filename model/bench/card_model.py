@@ -26,13 +26,21 @@ from model.sampling import Sampler
 from model.types import GenerationParams
 from model.weights import Block, Linear, Matrix, Norm, Weights, tensor_bytes
 
-BATCHES = (1, 4, 8, 16, 32, 50)
-PROMPTS = (128, 512, 2048)
-CONTEXT = 512
-STEPS = 32
 SUBJECTS = ("glmbot int4", "float16", "original int4")
 """Ours; the same network over float16 weights by cuBLAS, in graphs too; every matrix expanded to float16
 before it is multiplied, launch by launch, as the published code does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured: answers of a step, tokens before it, how many steps; tokens of prompts."""
+
+    batches: tuple[int, ...] = (1, 4, 8, 16, 32, 50)
+    context: int = 512
+    steps: int = 32
+    prompts: tuple[int, ...] = (128, 512, 2048)
+    storage: Storage = "int8"
+    subjects: tuple[str, ...] = SUBJECTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +121,10 @@ class Subject:
         if self._fused is not None:
             self._fused.prepare_kernels(weights, "int8")
 
-    def decode(self, batch: int, *, context: int, steps: int, storage: Storage) -> Rate:
-        """Steps of answers with `context` tokens each, none of which share pages."""
-        network = self._network
-        pages = network.new_pages(batch * page_count(context + steps), storage)
+    def decode(self, batch: int, plan: Plan) -> Rate:
+        """Steps of answers with `plan.context` tokens each, none of which share pages."""
+        network, context, steps = self._network, plan.context, plan.steps
+        pages = network.new_pages(batch * page_count(context + steps), plan.storage)
         for tensor in (pages.data, pages.scale, pages.zero):
             if tensor is not None:
                 tensor.zero_()
@@ -165,24 +173,15 @@ class Subject:
 
 
 def measure(
-    launcher: Launcher,
-    config: ChatGLMConfig,
-    device: torch.device,
-    *,
-    batches: Sequence[int] = BATCHES,
-    prompts: Sequence[int] = PROMPTS,
-    context: int = CONTEXT,
-    steps: int = STEPS,
-    storage: Storage = "int8",
-    subjects: Sequence[str] = SUBJECTS,
+    launcher: Launcher, config: ChatGLMConfig, device: torch.device, plan: Plan
 ) -> Iterator[tuple[Rate, float | None]]:
     """Every subject after the other, so that only one's weights are there; with prompts, time to a token."""
-    for name in subjects:
+    for name in plan.subjects:
         subject = Subject(name, launcher, config, device)
-        for batch in batches:
-            yield subject.decode(batch, context=context, steps=steps, storage=storage), None
-        for tokens in prompts:
-            yield subject.prefill(tokens, storage)
+        for batch in plan.batches:
+            yield subject.decode(batch, plan), None
+        for tokens in plan.prompts:
+            yield subject.prefill(tokens, plan.storage)
         del subject
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""`glmbot model bench-engine`."""
+"""`glmbot model bench-engine` and `bench-gpu`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from model.terminal import console, log_to_stderr
+from model.types import ModelError
 
 FAIRNESS, QUICK_FAIRNESS = 300.0, 90.0
 QUICK_LAYERS = 4
@@ -41,6 +42,42 @@ def bench_engine(
     model = load(path or random_packed(cache_folder(), layers).parent, device="cpu")
     with console().status("Measuring") as status:
         found = asyncio.run(measure(model, QUICK_FAIRNESS if quick else FAIRNESS, status.update))
+    for line in found.lines():
+        typer.echo(line)
+    if json is not None:
+        found.write(json)
+
+
+def bench_gpu(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures there.", metavar="FILE")
+    ] = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Only list what would be measured.")] = False,
+) -> None:
+    """Measure kernels and the whole model on an NVIDIA card, beside its copy bandwidth.
+
+    Each kernel by rows, contexts and KV types; then tokens a second, prompts, the first token and memory, of
+    random weights of the true size, beside float16 and the published way.
+    """
+    import torch
+
+    from model.bench.card import Findings, measure, planned
+    from model.bench.card_kernels import CardTimer
+    from model.kernels.cuda import open_cuda
+
+    if dry:
+        for line in planned():
+            typer.echo(line)
+        return
+    log_to_stderr()
+    if not torch.cuda.is_available():
+        remedy = "run it where one is; --dry lists what it would measure"
+        raise ModelError("there is no graphics card here that PyTorch can use", remedy=remedy)
+    device = torch.device("cuda")
+    launcher = open_cuda(device)
+    found = Findings(launcher.name, launcher.driver)
+    measure(found, launcher, device, CardTimer(), lambda line: typer.echo(line, err=True))
+    found.memory = torch.cuda.max_memory_allocated(device)
     for line in found.lines():
         typer.echo(line)
     if json is not None:

@@ -104,6 +104,11 @@ class CudaKernels:
         self._functions: dict[str, c_void_p] = {}
         self._shared: dict[str, int] = {}
 
+    @property
+    def driver(self) -> str:
+        """The CUDA that it knows, "13.0"."""
+        return ".".join(map(str, self._driver.version))
+
     def prepare(self, kernels: Iterable[str]) -> None:
         """Load kernels, having compiled what is not kept: a program for each source, in threads.
 

@@ -33,6 +33,7 @@ COMMANDS = (
     "key",
     "plan",
     "bench-engine",
+    "bench-gpu",
 )
 
 
