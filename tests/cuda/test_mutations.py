@@ -125,7 +125,7 @@ BUGS = (
         "= value;\n  float sum",
         "norm",
     ),
-    Bug("only the first share counts", "norm.cu", "share < shares", "share < 1", "norm"),
+    Bug("the last share is left out", "norm.cu", "share < shares", "share < shares - 1", "norm"),
     Bug(
         "a sum that equals its target ends the search",
         "sample.cu",
