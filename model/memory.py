@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from model.config import ChatGLMConfig
+from model.kernels.mma_linear import EXPANDED
 from model.kv_cache import PAGE, Storage, page_bytes, page_count
 from model.packed import Scheme, tensor_specs
 from model.sizes import size_text
@@ -25,6 +26,8 @@ STEP = 256
 """Tokens by which a context is shortened in search of what fits."""
 CUDA_BYTES = 750_000_000
 """Of a graphics card, what CUDA and its libraries take before there is a weight (spec/kernels.md, A)."""
+CARD_STEP_BYTES = 25_000_000
+"""What steps of the kernels for cards keep: unrounded sums, parts of long contexts, tokens that were seen."""
 _STORAGES: tuple[Storage, ...] = ("float32", "float16", "int8", "int4")
 
 
@@ -112,6 +115,8 @@ class Budget:
         batch = min(users, BATCH)
         logits = batch * config.vocab_size * (4 + self.dtype.itemsize)  # as computed, and in float32
         workspace = (context + batch) * row + logits
+        if self.dtype == torch.float16:  # a card's
+            workspace += EXPANDED + CARD_STEP_BYTES
         numbers = sum(self.prefixes) * config.kv_values_per_token * self.dtype.itemsize
         prefixes = sum(map(page_count, self.prefixes)) * page + numbers
         reserve = 0 if self.memory is None else -(-self.memory * RESERVED // 100)
