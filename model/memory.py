@@ -22,6 +22,8 @@ RESERVED = 6
 the last byte is taken it is the whole process that ends, not one request."""
 BATCH = 32
 """Answers in a step: more would make each of them wait longer, and all of them together no faster."""
+CARD_BATCH = 64
+"""The same on a graphics card, which has no more to read for them (`kernels.mma_linear.ROWS`)."""
 STEP = 256
 """Tokens by which a context is shortened in search of what fits."""
 CUDA_BYTES = 750_000_000
@@ -103,6 +105,11 @@ class Budget:
     memory: int | None = None
     prefixes: tuple[int, ...] = ()
 
+    @property
+    def batch(self) -> int:
+        """Answers in a step at most; floats of 16 bits are a card's."""
+        return CARD_BATCH if self.dtype == torch.float16 else BATCH
+
     def whole(self, storage: Storage, context: int, users: int) -> MemoryPlan:
         """With pages for all users, whether they fit or not."""
         config = self.config
@@ -112,7 +119,7 @@ class Budget:
         page = page_bytes(config.num_layers, config.num_attention_heads, config.head_size, storage)
         # a layer at work: input, normed input, q, k, v before and after rotation, context; wide half twice
         row = (10 * config.hidden_size + 2 * config.inner_hidden_size) * self.dtype.itemsize
-        batch = min(users, BATCH)
+        batch = min(users, self.batch)
         logits = batch * config.vocab_size * (4 + self.dtype.itemsize)  # as computed, and in float32
         workspace = (context + batch) * row + logits
         if self.dtype == torch.float16:  # a card's
@@ -146,7 +153,7 @@ class Budget:
         """How many fit at once, each with a sequence as long as the context; None: as many as come."""
         if self.memory is None:
             return None
-        begin = BATCH if self.holds(self.whole(storage, context, BATCH)) else 0
+        begin = self.batch if self.holds(self.whole(storage, context, self.batch)) else 0
         first, second = (self.whole(storage, context, begin + more).total for more in (0, 1))
         return max(0, begin + (self.memory - first) // (second - first))
 
