@@ -4,7 +4,7 @@
 // A block computes 64 outputs (4 warps of 16) for all rows of x; 2 warps share the columns. In each of its
 // steps 128 columns of W and x come by copy_async, `stages - 1` of them ahead. W lies in memory in the order in
 // which lanes want it (model/mma_tiles.py), so a warp reads 512 bytes in a row, and nothing is ever reordered.
-// Integers become halves by three instructions for eight of them; scales meet the float sums of a group.
+// Integers become halves by about one instruction each; scales meet the float sums of a group.
 // Columns are shared between gridDim.y blocks; who reads their float32 sums adds them in order (norm.cu, rope_kv.cu).
 #pragma once
 #include "simt.cuh"

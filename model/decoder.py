@@ -185,7 +185,7 @@ class Decoder:
     def _capture(self, size: int, longest: int) -> torch.cuda.CUDAGraph:
         """A graph, which runs nothing yet; its memory is that of all others, for no two run at once."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             self._launch(size, longest)
         self._memory = graph.pool()
         return graph

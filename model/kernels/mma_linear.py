@@ -25,10 +25,9 @@ EXPANDED = 1 << 25
 """Bytes of a matrix in float16 at a time: enough outputs for all of a card, little beside the weights."""
 _OUTPUTS, _STEP, _THREADS = 64, 128, 256
 """Outputs of a block, the columns it reads at a time, and its threads (cuda/linear.cuh)."""
-_TILES = (1, 2, 4, 8)
-"""Of 8 rows of x that there are kernels for."""
-_STAGES = {4: {1: 3, 2: 3, 4: 3, 8: 2}, 8: {1: 3, 2: 3, 4: 2, 8: 2}}
-"""Steps in shared memory, by bits and tiles: enough bytes on their way, in enough blocks a multiprocessor."""
+_MOST_OF_THREE = {4: 4, 8: 2}
+"""Tiles of 8 rows up to which three steps are in shared memory, by bits: enough bytes on their way, and room
+for enough blocks a multiprocessor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class MmaLinear:
         if not isinstance(weight, MmaWeight):
             return
         yield _dequantize(weight)
-        for tiles in (tiles for tiles in _TILES if 8 * tiles <= most_rows(weight)):
+        for tiles in range(1, most_rows(weight) // 8 + 1):
             stages = self._stages(tiles, weight.bits)
             yield f"linear_sums{_arguments(weight, tiles, stages)}"
             yield f"linear_gelu{_arguments(weight, tiles, stages)}"
@@ -109,7 +108,7 @@ class MmaLinear:
     def head_kernels(self) -> Iterator[str]:
         """Those that it needs for the embedding and logits."""
         yield "embed"
-        for tiles in _TILES:
+        for tiles in range(1, ROWS // 8 + 1):
             yield f"head_logits<{tiles}, {self._stages(tiles, 8)}>"
 
     # -- launches ---------------------------------------------------------------------------
@@ -174,7 +173,7 @@ class MmaLinear:
 
     def _stages(self, tiles: int, bits: int) -> int:
         """Before compute capability 8.0 nothing is copied ahead: one stage is filled, one in use."""
-        return 2 if self._launcher.arch < 80 else _STAGES[bits][tiles]
+        return 3 if self._launcher.arch >= 80 and tiles <= _MOST_OF_THREE[bits] else 2
 
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self._device)
@@ -193,8 +192,8 @@ def _takes(weight: MmaWeight) -> bool:
 
 
 def _tiles(rows: int) -> int:
-    """Of 8 rows of x, as many as there is a kernel for."""
-    return next(tiles for tiles in _TILES if rows <= 8 * tiles)
+    """Of 8 rows of x."""
+    return -(-rows // 8)
 
 
 def _arguments(weight: MmaWeight, tiles: int, stages: int) -> str:

@@ -99,6 +99,8 @@ def occupancy(registers: int, plan: Plan, arch: int) -> int:
 def _linear_blocks(kernel: str, bits: int, tiles: int, arch: int) -> int:
     zeros = "true" in kernel.split(",")[2] if "linear" in kernel else False
     if bits == 8:  # the head, twice the bytes
-        return {1: 3, 2: 2, 4: 2, 8: 1}[tiles] if arch >= 80 else {1: 2, 2: 2, 4: 1, 8: 1}[tiles]
-    planned = {1: 4, 2: 3, 4: 2, 8: 2}[tiles] - zeros
-    return 1 if arch < 80 and tiles == 8 else planned
+        if arch < 80:
+            return 2 if tiles <= 3 else 1
+        return 3 if tiles == 1 else 2 if tiles <= 6 else 1
+    planned = {1: 4, 2: 3}.get(tiles, 2) - zeros
+    return 1 if arch < 80 and tiles > 5 else planned

@@ -52,7 +52,7 @@ def test_matrix_instructions_are_those_of_the_card(arch: int) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_step_of_the_linear_kernel_is_what_was_counted(arch: int) -> None:
-    """4 products of 16 x 16 for a tile of 16 x 64, and no more than three instructions for 8 weights."""
+    """4 products of 16 x 16 for a tile of 16 x 64, and one instruction that makes two halves of codes."""
     _, made = compiled(arch)
     kernel = next(name for name in made if name.startswith("linear_sums<4, false, false, 1,"))
     instructions = made[kernel]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,7 +43,7 @@ def test_tokens(launcher: Launcher, scheme: str, storage: Storage) -> None:
     drawn = [Sampler(params, limit=310) for params in PARAMS]
     expected = [Sampler(params, limit=310) for params in PARAMS]
     ids = [list(ids) for ids in prompts]
-    for _ in range(12):
+    for _ in range(6):
         tokens = [one[-1] for one in ids]
         steps = [Step(*step) for step in zip(tokens, mine, drawn, ids, strict=True)]
         found = decoder.step(steps)
@@ -54,7 +56,7 @@ def test_tokens(launcher: Launcher, scheme: str, storage: Storage) -> None:
 
 def test_more_answers_with_penalties_than_a_step_takes(launcher: Launcher) -> None:
     """Those that were not in a step for longest give up their place, and find their tokens again."""
-    network = fused_network(launcher)
+    network = fused_network(launcher, config=replace(CONFIG, num_layers=1))
     operations = network.operations
     assert isinstance(operations, Fused)
     pages = network.new_pages(400, "float16")
@@ -63,7 +65,7 @@ def test_more_answers_with_penalties_than_a_step_takes(launcher: Launcher) -> No
     ids = [prompt(4, seed) for seed in range(70)]
     caches = [KVCache(pages) for _ in ids]
     network.prefill([network.split(one) for one in ids], caches)
-    for _ in range(6):
+    for _ in range(3):
         for batch in (range(40), range(30, 70)):
             steps = [Step(ids[i][-1], caches[i], Sampler(params), ids[i]) for i in batch]
             forks = [caches[i].fork() for i in batch]
