@@ -12,7 +12,7 @@ from model.answer_text import AnswerText
 from model.desk import Job, News
 from model.engine import Engine
 from model.language_model import LanguageModel
-from model.memory import BATCH, Budget
+from model.memory import Budget
 from model.runner import ChatGLMRunner, Prompt
 from model.scheduler import Limits
 from model.types import Delta, GenerationParams, ModelError, Turn, Usage
@@ -125,7 +125,7 @@ def limits_of(model: LanguageModel, *, answering: int, free: int | None, memory:
     if memory is None and free is not None:
         budget = replace(budget, memory=budget.share(free, model.storage, model.max_context))
     planned = budget.plan(model.storage, model.max_context, answering)
-    batch, waiting = min(answering, BATCH), 2 * answering
+    batch, waiting = min(answering, budget.batch), 2 * answering
     return Limits(planned.pages, answering, batch, waiting=waiting)
 
 

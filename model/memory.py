@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from model.config import ChatGLMConfig
+from model.kernels.mma_linear import EXPANDED
 from model.kv_cache import PAGE, Storage, page_bytes, page_count
 from model.packed import Scheme, tensor_specs
 from model.sizes import size_text
@@ -21,10 +22,14 @@ RESERVED = 6
 the last byte is taken it is the whole process that ends, not one request."""
 BATCH = 32
 """Answers in a step: more would make each of them wait longer, and all of them together no faster."""
+CARD_BATCH = 64
+"""The same on a graphics card, which has no more to read for them (`kernels.mma_linear.ROWS`)."""
 STEP = 256
 """Tokens by which a context is shortened in search of what fits."""
 CUDA_BYTES = 750_000_000
 """Of a graphics card, what CUDA and its libraries take before there is a weight (spec/kernels.md, A)."""
+CARD_STEP_BYTES = 25_000_000
+"""What steps of the kernels for cards keep: unrounded sums, parts of long contexts, tokens that were seen."""
 _STORAGES: tuple[Storage, ...] = ("float32", "float16", "int8", "int4")
 
 
@@ -100,6 +105,11 @@ class Budget:
     memory: int | None = None
     prefixes: tuple[int, ...] = ()
 
+    @property
+    def batch(self) -> int:
+        """Answers in a step at most; floats of 16 bits are a card's."""
+        return CARD_BATCH if self.dtype == torch.float16 else BATCH
+
     def whole(self, storage: Storage, context: int, users: int) -> MemoryPlan:
         """With pages for all users, whether they fit or not."""
         config = self.config
@@ -109,9 +119,11 @@ class Budget:
         page = page_bytes(config.num_layers, config.num_attention_heads, config.head_size, storage)
         # a layer at work: input, normed input, q, k, v before and after rotation, context; wide half twice
         row = (10 * config.hidden_size + 2 * config.inner_hidden_size) * self.dtype.itemsize
-        batch = min(users, BATCH)
+        batch = min(users, self.batch)
         logits = batch * config.vocab_size * (4 + self.dtype.itemsize)  # as computed, and in float32
         workspace = (context + batch) * row + logits
+        if self.dtype == torch.float16:  # a card's
+            workspace += EXPANDED + CARD_STEP_BYTES
         numbers = sum(self.prefixes) * config.kv_values_per_token * self.dtype.itemsize
         prefixes = sum(map(page_count, self.prefixes)) * page + numbers
         reserve = 0 if self.memory is None else -(-self.memory * RESERVED // 100)
@@ -141,7 +153,7 @@ class Budget:
         """How many fit at once, each with a sequence as long as the context; None: as many as come."""
         if self.memory is None:
             return None
-        begin = BATCH if self.holds(self.whole(storage, context, BATCH)) else 0
+        begin = self.batch if self.holds(self.whole(storage, context, self.batch)) else 0
         first, second = (self.whole(storage, context, begin + more).total for more in (0, 1))
         return max(0, begin + (self.memory - first) // (second - first))
 

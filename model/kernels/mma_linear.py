@@ -21,6 +21,8 @@ ROWS = 64
 """Of x that a kernel takes at once."""
 DEQUANTIZE_FROM = 129
 """Rows from which a matrix in float16 and cuBLAS are faster than its integers, read for every 64 rows."""
+EXPANDED = 1 << 25
+"""Bytes of a matrix in float16 at a time: enough outputs for all of a card, little beside the weights."""
 _OUTPUTS, _STEP, _THREADS = 64, 128, 256
 """Outputs of a block, the columns it reads at a time, and its threads (cuda/linear.cuh)."""
 _TILES = (1, 2, 4, 8)
@@ -57,8 +59,7 @@ class MmaLinear:
     def linear(self, x: Tensor, weight: MmaWeight, bias: Tensor, *, gelu: bool) -> Tensor:
         """x W^T + b, or GELU of it, in float16 [rows, out]."""
         if len(x) >= DEQUANTIZE_FROM:
-            y = functional.linear(x, self.dequantize(weight), bias)
-            return functional.gelu(y, approximate="tanh") if gelu else y
+            return self._many(x, weight, bias, gelu)
         parts = [self._few(part, weight, bias, gelu) for part in torch.split(x, most_rows(weight))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -81,15 +82,16 @@ class MmaLinear:
             self._launcher.launch("embed", grid, 256, ids, table.packed, table.scale, y, table.in_features)
         return y
 
-    def dequantize(self, weight: MmaWeight) -> Tensor:
-        """The matrix in float16 [out, in]."""
-        y = self._empty(weight.out_features, weight.in_features)
+    def dequantize(self, weight: MmaWeight, start: int = 0, end: int | None = None) -> Tensor:
+        """Rows [start, end) of the matrix, both multiples of 16, in float16."""
+        end = weight.out_features if end is None else end
+        y = self._empty(end - start, weight.in_features)
         self._launcher.launch(
             _dequantize(weight),
-            (-(-weight.in_features // 64 // 8), weight.out_features // 16, 1),
+            (-(-weight.in_features // 64 // 8), (end - start) // 16, 1),
             256,
             *(weight.packed, weight.scale, weight.zero, y),
-            *(weight.out_features, weight.in_features, _shift(weight)),
+            *(weight.out_features, weight.in_features, _shift(weight), start // 16),
             shared=8 * 16 * (64 + 8) * 2,
         )
         return y
@@ -111,6 +113,16 @@ class MmaLinear:
             yield f"head_logits<{tiles}, {self._stages(tiles, 8)}>"
 
     # -- launches ---------------------------------------------------------------------------
+
+    def _many(self, x: Tensor, weight: MmaWeight, bias: Tensor, gelu: bool) -> Tensor:
+        """The same by cuBLAS, over some rows of the matrix at a time."""
+        y = self._empty(len(x), weight.out_features)
+        step = max(1, EXPANDED // (2 * weight.in_features * 16)) * 16
+        for start in range(0, weight.out_features, step):
+            end = min(start + step, weight.out_features)
+            part = functional.linear(x, self.dequantize(weight, start, end), bias[start:end])
+            y[:, start:end] = functional.gelu(part, approximate="tanh") if gelu else part
+        return y
 
     def _few(self, x: Tensor, weight: MmaWeight, bias: Tensor, gelu: bool) -> Tensor:
         """x W^T + b for up to `most_rows` rows."""

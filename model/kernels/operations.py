@@ -34,7 +34,10 @@ class Operations(Protocol):
         ...
 
     def prepare(self, weight: Matrix) -> Matrix:
-        """The matrix in the order that is read fastest; the same one where it is in that order."""
+        """The matrix in the order that is read fastest; the same one where it is in that order.
+
+        It is on the device already, where it is reordered, and stays there.
+        """
         ...
 
     def linear(self, x: Tensor, weight: Matrix, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-
 import pytest
 
-from model.kernels.cuda import OPTIONS, Sources, source_folder
-from model.kernels.nvrtc import NoKernels, open_nvrtc
+from model.kernels.nvrtc import NoKernels
 from tests.cuda import cubins
-from tests.cuda.instances import ARCHS, kernels, occupancy, plan
+from tests.cuda.compiled import compiled, count, nvrtc
+from tests.cuda.instances import ARCHS, occupancy, plan
+from tests.cuda.tables import COMPILED, compiled_table, in_page
 
 try:
-    NVRTC = open_nvrtc()
+    VERSION = nvrtc().version
 except NoKernels as error:
     pytest.skip(str(error), allow_module_level=True)
 if not (cubins.tool("cuobjdump") and cubins.tool("nvdisasm")):
     pytest.skip("no cuobjdump or no nvdisasm", allow_module_level=True)
-SOURCES = Sources(source_folder())
-
-
-@cache
-def compiled(arch: int) -> tuple[dict[str, cubins.Resources], dict[str, Counter[str]]]:
-    """Resources and instructions of every kernel, by its name in C++."""
-    files = defaultdict[str, list[str]](list)
-    for kernel in dict.fromkeys(kernels(arch)):
-        files[SOURCES.file_of(kernel)].append(kernel)
-
-    def compile_file(file: str) -> tuple[dict[str, cubins.Resources], dict[str, Counter[str]]]:
-        done = NVRTC.compile(SOURCES.files[file], file, SOURCES.headers, files[file], arch, OPTIONS)
-        used, made = cubins.resources(done.cubin), cubins.instructions(done.cubin)
-        by_name = {kernel: used[lowered] for kernel, lowered in done.names.items()}
-        return by_name, {kernel: made[lowered] for kernel, lowered in done.names.items()}
-
-    used, made = dict[str, cubins.Resources](), dict[str, Counter[str]]()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for some_used, some_made in pool.map(compile_file, files):
-            used |= some_used
-            made |= some_made
-    return used, made
-
-
-def count(instructions: Counter[str], *parts: str) -> int:
-    """How many have all parts between their dots."""
-    return sum(number for name, number in instructions.items() if set(parts) <= set(name.split(".")))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -101,3 +70,8 @@ def test_attention_reads_16_bytes_at_a_time(arch: int) -> None:
     for storage, loads in enumerate((8, 8, 4)):
         instructions = made[f"attn_decode<{storage}>"]
         assert count(instructions, "LDG", "128", "NA") + count(instructions, "LDG", "128") >= loads
+
+
+@pytest.mark.skipif(VERSION != (13, 0), reason="the table is that of NVRTC 13.0")
+def test_the_table_of_the_page_is_what_the_compiler_makes() -> None:
+    assert in_page(COMPILED) == compiled_table()

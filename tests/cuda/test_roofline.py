@@ -6,6 +6,7 @@ import pytest
 
 from tests.cuda.emulator import Emulator
 from tests.cuda.roofline import MACHINES, attention_work, linear_work, step_work, tokens_per_second
+from tests.cuda.tables import ROOFLINE, in_page, roofline_table
 from tests.cuda.test_rope_kv import STORAGES
 
 
@@ -61,3 +62,7 @@ def test_a_step_of_one_answer_is_at_its_limit_what_was_planned(emulator: Emulato
     limits = {machine.name: tokens_per_second(work, 1, machine) for machine in MACHINES}
     for name, planned in (("RTX 3060", 102), ("RTX 3090", 265), ("RTX 4090", 285)):
         assert 0.985 * planned < limits[name] < 1.01 * planned
+
+
+def test_the_table_of_the_page_is_what_was_counted(emulator: Emulator) -> None:
+    assert in_page(ROOFLINE) == roofline_table(emulator)

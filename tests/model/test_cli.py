@@ -236,6 +236,11 @@ def test_a_packed_file_is_brought_into_another_layout(glmbot: Glmbot, made: Path
         found = fields(glmbot("info", target))
         assert found["layout"].startswith(f"{layout}: ")
         assert found["weights"] == "INT4, groups of 64; embedding INT8"
+    assert glmbot("convert", "tiles", "cards", "--layout", "mma16", "--device", "cpu").exit_code == 0
+    assert fields(glmbot("info", "cards"))["layout"].startswith("mma16: ")
+    assert glmbot("convert", "cards", "back", "--layout", "rows").exit_code == 0
+    rows, back = (Packed.open(Path(folder)) for folder in ("rows", "back"))
+    assert all(torch.equal(back.read(name), rows.read(name)) for name in rows.names)
     assert "layout" not in fields(glmbot("info", made))
     again = glmbot("convert", "tiles", "again", "--layout", "tiles16")
     assert again.exit_code == 1

@@ -12,17 +12,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
+from torch import Tensor
 
 from model.checkpoint import tensor_shapes
 from model.config import ChatGLMConfig
 from model.convert import convert
 from model.loading import load_weights
+from model.mma_tiles import MmaWeight
 from model.packed import Layout
 from model.published import Published
 from model.quantize import QuantizedWeight
 from model.tiles import TiledWeight, to_tiles
 from model.types import ModelError
-from model.weights import Matrix, Weights
+from model.weights import Matrix, Weights, in_rows
 
 DATA = Path(__file__).parent.parent / "data" / "chatglm"
 NORM = "transformer.layers.1.input_layernorm.weight"
@@ -116,7 +118,7 @@ FEW = 8 << 20
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Path]:
-    """A file of 22 MB in either layout; its largest matrix has 4 MiB."""
+    """A file of 22 MB in each layout; its largest matrix has 4 MiB."""
     source = tmp_path_factory.mktemp("source")
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(1 << 22, generator=generator).half()
@@ -125,7 +127,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Path]:
         source
     )
     rows = convert(source, source / "rows.safetensors", search=False, layout="rows")
-    return {"rows": rows, "tiles16": convert(rows, source / "tiles16.safetensors", layout="tiles16")}
+    orders: tuple[Layout, ...] = ("tiles16", "mma16")
+    return {"rows": rows} | {
+        layout: convert(rows, source / f"{layout}.safetensors", layout=layout) for layout in orders
+    }
 
 
 def mapped_bytes(file: Path) -> int:
@@ -140,7 +145,8 @@ def mapped_bytes(file: Path) -> int:
 
 def tiled(matrix: Matrix) -> Matrix:
     """As a CPU's kernels have it."""
-    return to_tiles(matrix) if isinstance(matrix, QuantizedWeight) else matrix
+    rows = matrix if isinstance(matrix, TiledWeight) else in_rows(matrix)
+    return to_tiles(rows) if isinstance(rows, QuantizedWeight) else rows
 
 
 def matrices(weights: Weights) -> list[TiledWeight]:
@@ -178,6 +184,27 @@ def test_copies_are_made_matrix_by_matrix(
         assert max(resident) < FEW
         assert mapped_bytes(file) < FEW
     assert equal(found["rows"], found["tiles16"])
+    assert equal(found["rows"], found["mma16"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is resident")
+@pytest.mark.parametrize("layout", ["rows", "tiles16", "mma16"])
+def test_matrices_are_put_in_order_on_the_device(packed: dict[Layout, Path], layout: Layout) -> None:
+    """They are there when `prepare` gets them, and the file's memory is let go of at once."""
+    file = packed[layout]
+    resident: list[int] = []
+
+    def prepare(matrix: Matrix) -> Matrix:
+        assert not isinstance(matrix, Tensor)
+        assert isinstance(matrix, MmaWeight if layout == "mma16" else QuantizedWeight)
+        assert matrix.packed.device.type == matrix.scale.device.type == "meta"
+        resident.append(mapped_bytes(file))
+        return matrix
+
+    _, weights = load_weights(file, device=torch.device("meta"), prepare=prepare)
+    assert len(resident) == 13
+    assert max(resident) < FEW
+    assert weights.final_layernorm.weight.device.type == "meta"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is mapped")

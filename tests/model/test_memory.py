@@ -251,12 +251,12 @@ def test_users_and_tokens_on_usual_cards(
 def test_refusal_of_a_context_names_what_fits_instead() -> None:
     """One talk has no room in float16, but in INT8 it has."""
     with pytest.raises(ModelError) as caught:
-        memory.plan(FULL, 35 * 10**8, dtype=torch.float16, storage="float16", context=2048, memory=46 * 10**8)
+        memory.plan(FULL, 35 * 10**8, dtype=torch.float16, storage="float16", context=2048, memory=47 * 10**8)
     assert caught.value.remedy == "what fits: 1 user of 2,048 tokens with a KV cache in int8"
     for part in (
         "1 user of 2,048 tokens with a KV cache in fp16",
-        "reserve 276.00 MB",
-        "4.60 GB are available",
+        "reserve 282.00 MB",
+        "4.70 GB are available",
     ):
         assert part in caught.value.problem
 

@@ -19,8 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model import packed_writer
+from model import mma_tiles, packed_writer
 from model.config import PACKED_NAME, ChatGLMConfig, is_other_family
+from model.mma_tiles import MmaWeight
 from model.packed import Layout, Packed, Scheme, is_packed
 from model.packed_writer import PackedWriter, Plan
 from model.quantize import QuantizedWeight
@@ -208,6 +209,27 @@ def test_matrices_with_wide_scales_stay_rows_beside_tiles(file: Path) -> None:
     packed = Packed.open(file)
     assert isinstance(packed.matrix(QKV), QuantizedWeight)
     assert isinstance(packed.matrix(QKV.replace("query_key_value", "dense")), TiledWeight)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group_size", [None, 32, 64, 96])
+def test_tiles_for_graphics_cards_come_back_where_they_fit(
+    file: Path, bits: Any, group_size: int | None
+) -> None:
+    """INT8 with groups stays in rows, and INT4 with groups that tiles would straddle."""
+    config = ChatGLMConfig.from_dict(CONFIG.to_dict() | {"hidden_size": 128, "inner_hidden_size": 384})
+    tensors = write(file, plan_of(Scheme(bits, group_size), config, "mma16"))
+    packed = Packed.open(file)
+    for end, out, columns in (("dense_h_to_4h", 384, 128), ("dense_4h_to_h", 128, 384)):
+        name = f"transformer.layers.0.mlp.{end}.weight"
+        matrix = packed.matrix(name)
+        fits = mma_tiles.fits_shape(bits, group_size or columns, out, columns)
+        assert fits == (group_size is None or (bits == 4 and columns % group_size == 0 and group_size != 96))
+        assert isinstance(matrix, MmaWeight if fits else QuantizedWeight)
+        assert (matrix.bits, matrix.out_features, matrix.in_features) == (bits, out, columns)
+        assert torch.equal(matrix.packed, tensors[name])
+        assert torch.equal(matrix.scale, tensors[f"{name}_scale"])
+    assert isinstance(packed.matrix("transformer.word_embeddings.weight"), MmaWeight)
 
 
 def test_tiles_of_another_shape_are_named(file: Path) -> None:

@@ -55,7 +55,7 @@ def test_fifty_users_on_a_card_of_12_gb() -> None:
     assert found["weights"] == "3.53 GB: INT4, groups of 64; embedding INT8"
     assert found["KV cache, fp16"] == "23.49 GB for 50 users of 1,024 tokens; 16 fit"
     assert found["KV cache, int8"] == "11.93 GB for 50 users of 1,024 tokens; 32 fit"
-    assert found["KV cache, int4"] == "6.24 GB for 50 users of 1,024 tokens; 61 fit"
+    assert found["KV cache, int4"] == "6.24 GB for 50 users of 1,024 tokens; 60 fit"
     assert found["reserve"].endswith(", 6 %")
     assert float(found["total, int4"].removesuffix(" GB")) < 12.13
 
@@ -178,3 +178,17 @@ def test_a_path_without_a_model_is_refused(tmp_path: Path) -> None:
     done = plan(tmp_path / "none")
     assert done.exit_code == 1
     assert "there is no such file or folder" in done.stderr
+
+
+def test_a_card_of_6_gb_takes_the_model_and_a_whole_talk() -> None:
+    done = plan("--vram", 6)
+    assert done.exit_code == 0, done.output
+    found = table(done)
+    weights = float(found["weights"].partition(" GB")[0])
+    talk = float(found["KV cache, fp16"].partition(" MB")[0]) / 1000
+    assert weights + talk <= 4.5
+    assert float(found["total, fp16"].removesuffix(" GB")) <= 5.69
+
+
+def test_floats_fit_a_card_of_24_gb() -> None:
+    assert plan("--vram", 24, "--quantization", "none", "--users", 8, "--kv", "int8").exit_code == 0

@@ -243,6 +243,29 @@ def test_zero_points_beat_search_on_shifted_weights() -> None:
     )
 
 
+@pytest.mark.parametrize("quantize", [quantize_int4, quantize_int4_hqq, quantize_int8])
+def test_results_lie_where_the_matrix_lies(
+    quantize: Callable[[Tensor], QuantizedWeight], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device without values, which refuses to be mixed with the CPU as a graphics card does."""
+    monkeypatch.setattr("model.quantize._check_range", lambda *_: None)  # the one thing that looks at values
+    weight = quantize(torch.empty(40, 200, dtype=torch.float16, device="meta"))
+    for tensor in (weight.packed, weight.scale, weight.zero, dequantize(weight)):
+        assert tensor is None or tensor.device.type == "meta"
+
+
+def test_the_size_of_blocks_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(300, 512, generator=torch.Generator().manual_seed(0)) / 50
+    for quantize in (quantize_int4, quantize_int4_hqq, quantize_int8):
+        monkeypatch.setattr("model.quantize.BLOCK", 1 << 12)
+        small = quantize(weight)
+        monkeypatch.setattr("model.quantize.BLOCK", 1 << 24)
+        large = quantize(weight)
+        assert torch.equal(small.packed, large.packed)
+        assert torch.equal(small.scale, large.scale)
+        assert small.zero is large.zero is None or torch.equal(small.zero, large.zero)
+
+
 # -- the published form ---------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from model.kernels.library import Library, Pool
 from model.kernels.native import Native
 from model.kernels.reference import Reference
+from model.mma_tiles import to_mma
 from model.quantize import QuantizedWeight, dequantize, quantize_int4, quantize_int4_hqq, quantize_int8
 from model.tiles import TiledWeight
 from model.weights import Matrix, Norm
@@ -194,6 +195,15 @@ def test_layer_norm_of_rows_of_any_magnitude(library: Library, case: LayerNorm) 
     bound = weight.abs() * 1e-5 * (1 + steps) + 1e-6 * bias.abs()
     known = (largest[:, None] < 1e17) & (weight.abs() < 1e30) & (bias.abs() < 1e37)
     assert ((out - expected).abs() <= bound + 1e-35)[known].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_graphics_cards_is_put_into_tiles(library: Library, kind: Kind) -> None:
+    operations, weight = native(library), quantised(noise(48, 256), kind)
+    found, wanted = operations.prepare(to_mma(weight)), tiled(operations, weight)
+    assert isinstance(found, TiledWeight)
+    assert found.packed.equal(wanted.packed)
+    assert found.scale.equal(wanted.scale)
 
 
 def test_what_has_no_tiles_is_left_to_the_reference(library: Library) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.kernels.reference import Reference
 from model.kernels.torch_int4 import TorchInt4, TorchWeight, is_available
+from model.mma_tiles import to_mma
 from model.quantize import QuantizedWeight, from_thudm, quantize_int4, quantize_int4_hqq, quantize_int8
 from model.tiles import fits, to_tiles
 from model.weights import Matrix
@@ -101,8 +102,8 @@ def test_bias_and_gelu_come_after_it(dtype: torch.dtype) -> None:
 
 
 def test_the_embedding_is_read_as_by_the_reference() -> None:
-    table, ids = quantize_int8(noise(50, 64)), torch.tensor([3, 49])
-    for stored in (table, to_tiles(table)):
+    table, ids = quantize_int8(noise(64, 128)), torch.tensor([3, 49])
+    for stored in (table, to_tiles(table), to_mma(table)):
         prepared = TORCH.prepare(stored)
         assert isinstance(prepared, QuantizedWeight)
         assert TORCH.embed(ids, prepared).equal(REFERENCE.embed(ids, table))
