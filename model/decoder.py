@@ -8,11 +8,13 @@ replayed. Sampling happens on the card too: only tokens come back.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -22,6 +24,8 @@ from model.kernels.mma_linear import ROWS
 from model.kernels.sample import ROW, Row, parameters
 from model.kv_cache import KVCache, KVPages, page_count
 from model.sampling import BLANK_ID, Sampler
+
+log = structlog.get_logger(__name__)
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, ROWS)
 """Answers of a step that a graph is captured for; others are filled up with rows that are none."""
@@ -107,7 +111,10 @@ class Decoder:
         self._seen = _Seen(config.vocab_size, device)
         positions = torch.arange(longest + 1, device=device).unsqueeze(1)
         self._cos, self._sin = (table[:, 0] for table in network.rotary_of(positions))
-        self._graphs: dict[_Key, torch.cuda.CUDAGraph] = {}
+        self._drawn = WeakKeyDictionary[Sampler, float]()
+        """For steps that failed: made again, they are to draw the same."""
+        self._graphs: dict[_Key, torch.cuda.CUDAGraph | None] = {}
+        """None where there was no memory for one."""
         self._memory: Any = None
         """Of all graphs, as torch names it."""
 
@@ -131,12 +138,19 @@ class Decoder:
         parts = 1
         while parts * PART < longest:
             parts *= 2
-        self._run(size, parts * PART)
-        tokens: list[int] = self._tokens[: len(steps)].tolist()
+        key = size, parts * PART
+        try:
+            self._run(*key)
+            tokens: list[int] = self._tokens[: len(steps)].tolist()
+        except Exception:
+            self._seen.forget(step.cache for step in steps)  # nobody knows how far it came
+            raise
         for step, token in zip(steps, tokens, strict=True):
             step.cache.length += 1
             step.cache.answered += 1
             self._seen.add(step.cache, token)
+            self._drawn.pop(step.sampler, None)
+        self._capture(*key)
         return tokens
 
     def forget_graphs(self) -> None:
@@ -168,27 +182,35 @@ class Decoder:
     def _parameters(self, step: Step) -> Row:
         params, sampler = step.sampler.params, step.sampler
         slot = -1 if params.repetition_penalty == 1 else self._seen.slot(step.cache, step.ids)
-        return parameters(params, 0.0 if params.temperature <= 0 else sampler.draw(), slot)
+        drawn = self._drawn.get(sampler)
+        if drawn is None and params.temperature > 0:
+            drawn = self._drawn[sampler] = sampler.draw()
+        return parameters(params, drawn or 0.0, slot)
 
     # -- the step ---------------------------------------------------------------------------
 
     def _run(self, size: int, longest: int) -> None:
         """Replay the graph of that size; the first time, and without a card, launch by launch."""
         graph = self._graphs.get((size, longest))
-        if graph is not None:
-            graph.replay()
-            return
-        self._launch(size, longest)
-        if self._network.device.type == "cuda":
-            self._graphs[size, longest] = self._capture(size, longest)
-
-    def _capture(self, size: int, longest: int) -> torch.cuda.CUDAGraph:
-        """A graph, which runs nothing yet; its memory is that of all others, for no two run at once."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        if graph is None:
             self._launch(size, longest)
+        else:
+            graph.replay()
+
+    def _capture(self, size: int, longest: int) -> None:
+        """Make the graph for the next time, which runs nothing; all share memory, as one runs at once."""
+        if self._network.device.type != "cuda" or (size, longest) in self._graphs:
+            return
+        self._graphs[size, longest] = None
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+                self._launch(size, longest)
+        except RuntimeError as error:  # out of memory is one
+            log.warning("steps are launched one by one", answers=size, error=str(error))
+            return
+        self._graphs[size, longest] = graph
         self._memory = graph.pool()
-        return graph
 
     def _launch(self, size: int, longest: int) -> None:
         network, operations, inputs = self._network, self._operations, self._inputs
@@ -246,6 +268,12 @@ class _Seen:
         self.bits[slot].copy_(torch.from_numpy(bits.view(np.int32)))
         self._slots[cache] = slot, len(ids)
         return slot
+
+    def forget(self, caches: Iterable[KVCache]) -> None:
+        """Send the bits of these answers anew."""
+        for cache in caches:
+            if cache in self._slots:
+                self._slots[cache] = self._slots[cache][0], -1
 
     def add(self, cache: KVCache, token: int) -> None:
         """The step added a token."""

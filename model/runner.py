@@ -239,6 +239,8 @@ class ChatGLMRunner:
     def forget(self) -> None:
         while self._remembered:
             self._remembered.popitem(last=False)[1].close()
+        if self._decoder is not None:
+            self._decoder.forget_graphs()
 
     def _new_decoder(self, network: ChatGLM) -> Decoder | None:
         """What makes whole steps on a graphics card, where kernels do all of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from model.kernels.launcher import Launcher
 from model.kv_cache import KVCache, Storage
 from model.sampling import Sampler
 from model.types import GenerationParams
+from tests.cuda.emulator import Emulator
 from tests.cuda.networks import CONFIG, fused_network
 from tests.cuda.test_fused import prompt
 from tests.cuda.test_rope_kv import STORAGES
@@ -93,3 +95,38 @@ def test_what_kernels_do_not_take(launcher: Launcher) -> None:
     network = fused_network(launcher)
     assert not Decoder.fits(network, network.new_pages(1, "float32"))
     assert torch.float16 == network.dtype
+
+
+def test_a_step_that_failed_draws_the_same_when_it_is_made_again(emulator: Emulator) -> None:
+    """The kernel that draws has run, and what comes after it fails: in a seed's answer nothing is skipped."""
+
+    class Fails(Emulator):
+        at: int | None = None
+
+        def launch(self, kernel: str, *arguments: Any, **options: Any) -> None:
+            super().launch(kernel, *arguments, **options)
+            if kernel == "sample" and self.at is not None:
+                self.at -= 1
+                if self.at == 0:
+                    raise RuntimeError("out of memory")
+
+    def answer(at: int | None) -> list[int]:
+        launcher = Fails(emulator.folder, sources=emulator.sources, flags=emulator.flags)
+        launcher.at = at
+        network = fused_network(launcher)
+        operations = network.operations
+        assert isinstance(operations, Fused)
+        pages = network.new_pages(4, "int8")
+        decoder = Decoder(network, operations, pages, limit=None, longest=100)
+        cache, ids = KVCache(pages), prompt(5, 0)
+        sampler = Sampler(GenerationParams(seed=5, temperature=2, top_k=0, top_p=1, repetition_penalty=1.5))
+        network.prefill([network.split(ids)], [cache])
+        for _ in range(8):
+            step = Step(ids[-1], cache, sampler, ids)
+            try:
+                ids += decoder.step([step])
+            except RuntimeError:
+                ids += decoder.step([step])
+        return ids
+
+    assert answer(3) == answer(None)
