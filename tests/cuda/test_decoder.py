@@ -97,7 +97,10 @@ def test_what_kernels_do_not_take(launcher: Launcher) -> None:
     assert torch.float16 == network.dtype
 
 
-def test_a_step_that_failed_draws_the_same_when_it_is_made_again(emulator: Emulator) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 40.0])
+def test_a_step_that_failed_draws_the_same_when_it_is_made_again(
+    emulator: Emulator, temperature: float
+) -> None:
     """The kernel that draws has run, and what comes after it fails: in a seed's answer nothing is skipped."""
 
     class Fails(Emulator):
@@ -119,7 +122,9 @@ def test_a_step_that_failed_draws_the_same_when_it_is_made_again(emulator: Emula
         pages = network.new_pages(4, "int8")
         decoder = Decoder(network, operations, pages, limit=None, longest=100)
         cache, ids = KVCache(pages), prompt(5, 0)
-        sampler = Sampler(GenerationParams(seed=5, temperature=2, top_k=0, top_p=1, repetition_penalty=1.5))
+        sampler = Sampler(
+            GenerationParams(seed=5, temperature=temperature, top_k=0, top_p=1, repetition_penalty=4)
+        )
         network.prefill([network.split(ids)], [cache])
         for _ in range(8):
             step = Step(ids[-1], cache, sampler, ids)
@@ -130,3 +135,4 @@ def test_a_step_that_failed_draws_the_same_when_it_is_made_again(emulator: Emula
         return ids
 
     assert answer(3) == answer(None)
+    assert len(set(answer(None))) > 8
