@@ -70,7 +70,9 @@ def weights_of(scheme: str, prepare: Callable[[Matrix], Matrix], config: ChatGLM
         )
 
     blocks = tuple(block(f"transformer.layers.{layer}") for layer in range(config.num_layers))
-    return Weights(prepare(head(values[EMBEDDINGS])), blocks, norm("transformer.final_layernorm"))
+    last = norm("transformer.final_layernorm")
+    last.weight.neg_()  # or the output, which is the embedding too, would repeat the last token for ever
+    return Weights(prepare(head(values[EMBEDDINGS])), blocks, last)
 
 
 def fused_network(launcher: Launcher, scheme: str = "int4", config: ChatGLMConfig = CONFIG) -> ChatGLM:
