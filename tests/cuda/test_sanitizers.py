@@ -15,15 +15,10 @@ COMPILER = shutil.which("g++")
 KERNELS = ("linear", "attn_decode", "rope_kv", "norm", "sample")
 SOME = (
     "linear.py::test_linear_layers[forward-29-4-64-80-640-False]",
-    "linear.py::test_linear_layers[backward-7-4-64-192-1024-False]",
-    "linear.py::test_logits[forward-12]",
-    "linear.py::test_the_embedding[forward]",
     "linear.py::test_whole_matrices[host-4-64-80-640-False]",
     "attn_decode.py::test_attention[forward-lengths2-new2-int8]",
-    "attn_decode.py::test_attention[backward-lengths4-new4-int4]",
     "rope_kv.py::test_rope_kv[shuffled-5-3-2-int4]",
     "norm.py::test_layer_norm_with_a_residual[backward-3-2052]",
-    "sample.py::test_drawn_tokens_are_seen_from_then_on",
 )
 
 
@@ -55,7 +50,7 @@ def run(*tests: str) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
-def test_some_cases_of_every_kernel() -> None:
+def test_some_cases() -> None:
     run(*(str(FOLDER / f"test_{case}") for case in SOME))
 
 
