@@ -365,7 +365,7 @@ SIMT_FN int next_token(Row& row, Memory& memory, const Parameters* p, int limit,
 
 // A block for each row of logits, float32 [rows, vocabulary], of which ids from `limit` on are not drawn; vocabulary
 // is a multiple of 4. seen: bits of tokens [slots, divide_up(vocabulary, 32)], each row's slot its own; the new token's
-// is set. tokens: [rows]. Shared memory: SHARED of model/kernels/sample.py.
+// is set. tokens: [rows], the complement where logits were broken. Shared memory: SHARED of model/kernels/sample.py.
 SIMT_KERNEL(SAMPLE_THREADS, 1) sample(const float* __restrict__ logits, const Parameters* __restrict__ parameters,
                                       u32* __restrict__ seen, int* __restrict__ tokens, int vocabulary, int limit, int fallback) {
   SIMT_SHARED(shared);
@@ -373,6 +373,7 @@ SIMT_KERNEL(SAMPLE_THREADS, 1) sample(const float* __restrict__ logits, const Pa
   const Parameters* p = parameters + blockIdx.x;
   bool active = load(&p->active);
   int slot = load(&p->slot), warp = threadIdx.x / WARP, token = 0;
+  bool broken = false;
   u32* bits = active && slot >= 0 ? seen + (size_t)slot * divide_up(vocabulary, 32) : nullptr;
   if (active) {
     SIMT_ROLLED for (int i = threadIdx.x; i < COPIES * COPY; i += blockDim.x) memory.histogram[i] = 0;
@@ -382,8 +383,9 @@ SIMT_KERNEL(SAMPLE_THREADS, 1) sample(const float* __restrict__ logits, const Pa
     Row row = {logits + (size_t)blockIdx.x * vocabulary, bits, penalty, -1, begin, end,
                memory.lists[warp], LIST + 1, LOWEST_KEY, 0, 0, 0};
     token = next_token(row, memory, p, limit, fallback);
+    broken = row.blank >= 0;
   }
   if (threadIdx.x) return;
-  store(tokens + blockIdx.x, token);
+  store(tokens + blockIdx.x, broken ? ~token : token);
   if (bits) store(bits + token / 32, load(bits + token / 32) | 1u << (token % 32));
 }

@@ -141,11 +141,14 @@ class Decoder:
         key = size, parts * PART
         try:
             self._run(*key)
-            tokens: list[int] = self._tokens[: len(steps)].tolist()
+            drawn: list[int] = self._tokens[: len(steps)].tolist()
         except Exception:
             self._seen.forget(step.cache for step in steps)  # nobody knows how far it came
             raise
-        for step, token in zip(steps, tokens, strict=True):
+        tokens = [~token if token < 0 else token for token in drawn]
+        for step, token, told in zip(steps, tokens, drawn, strict=True):
+            if told < 0:  # the complement says that its logits were broken
+                step.sampler.warn_of_broken()
             step.cache.length += 1
             step.cache.answered += 1
             self._seen.add(step.cache, token)

@@ -129,10 +129,15 @@ class Sampler:
 
     def _guarded(self, logits: Tensor) -> Tensor:
         safe = guard(logits, self.fallback_id)
-        if safe is not logits and not self._warned:
+        if safe is not logits:
+            self.warn_of_broken()
+        return safe
+
+    def warn_of_broken(self) -> None:
+        """Tell the log, once, that logits were not finite."""
+        if not self._warned:
             self._warned = True
             log.warning("logits are not finite: are the weights damaged?", token=self.fallback_id)
-        return safe
 
 
 def _top_k(logits: Tensor, top_k: int) -> Tensor | None:

@@ -206,7 +206,7 @@ class Fused:
 
         parameters: int32 [rows, 8] (`model.kernels.sample`); seen: int32 [slots, ceil(vocabulary / 32)], bits
         of the tokens that a penalty is for; limit: tokens that may be drawn; fallback: the one that broken
-        logits give. The vocabulary is a multiple of four.
+        logits give, as its complement. The vocabulary is a multiple of four.
         """
         rows, vocabulary = logits.shape
         self._launcher.launch(

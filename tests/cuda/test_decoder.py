@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from model.decoder import Decoder, Step
 from model.kernels.fused import Fused
@@ -88,7 +89,11 @@ def test_broken_logits_give_the_blank(launcher: Launcher) -> None:
     decoder = Decoder(network, operations, pages, limit=None, longest=100)
     cache, ids = KVCache(pages), prompt(5, 0)
     network.prefill([network.split(ids)], [cache])
-    assert decoder.step([Step(CONFIG.bos_token_id, cache, Sampler(GenerationParams()), ids)]) == [5]
+    sampler = Sampler(GenerationParams())
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert decoder.step([Step(CONFIG.bos_token_id, cache, sampler, ids)]) == [5]
+    assert [line["event"] for line in logs] == ["logits are not finite: are the weights damaged?"]
 
 
 def test_what_kernels_do_not_take(launcher: Launcher) -> None:

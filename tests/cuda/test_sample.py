@@ -70,6 +70,7 @@ class Batch:
     seen: Tensor | None = None
     limit: int | None = None
     threads: int = THREADS
+    broken: Sequence[bool] = ()
 
     def run(self, emulator: Emulator) -> list[int]:
         rows, vocabulary = self.logits.shape
@@ -88,7 +89,8 @@ class Batch:
             *(vocabulary, limit, FALLBACK),
             shared=SHARED,
         )
-        return tokens.tolist()
+        self.broken = [token < 0 for token in tokens.tolist()]
+        return [~token if token < 0 else token for token in tokens.tolist()]
 
 
 def bits(vocabulary: int, *seen: Sequence[int]) -> Tensor:
@@ -264,7 +266,9 @@ def test_broken_logits_become_the_fallback_in_their_row_alone(emulator: Emulator
     logits[1, 700] = logits[2, 996] = broken  # the last one only where padding is
     for temperature in (0.0, 1.0):
         each = [replace(PLAIN, temperature=temperature)] * 3
-        assert Batch(logits, each, [0.5] * 3, limit=990, threads=64).run(emulator) == [8, FALLBACK, 8]
+        batch = Batch(logits, each, [0.5] * 3, limit=990, threads=64)
+        assert batch.run(emulator) == [8, FALLBACK, 8]
+        assert batch.broken == [False, True, False]  # for who keeps the log
 
 
 def test_ids_beyond_the_limit_are_never_drawn(emulator: Emulator) -> None:
