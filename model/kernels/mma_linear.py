@@ -180,8 +180,8 @@ class MmaLinear:
 
 
 def most_rows(weight: MmaWeight) -> int:
-    """Rows of x that a kernel takes at once: zero-points need registers."""
-    return ROWS if weight.zero is None else ROWS // 2
+    """Rows of x that a kernel takes at once: zero-points and groups of 32 need registers."""
+    return ROWS if weight.zero is None and weight.group_size != 32 else ROWS // 2
 
 
 def _takes(weight: MmaWeight) -> bool:

@@ -13,8 +13,11 @@ from model.kernels.fused import Fused
 from model.kernels.launcher import Launcher
 from tests.cuda.card import OnCard
 from tests.cuda.emulator import COMPILER, SANITIZERS, SOURCES, Emulator
+from tests.cuda.instances import tested
 
 CARD = ["card"] if torch.cuda.is_available() or os.environ.get("GLMBOT_LIST_CARD_TESTS") else []
+MANY = 200
+"""Tests from which it pays to compile all their kernels at once, on all cores."""
 ORDERS = {"forward": 0, "backward": 1, "shuffled": 7}
 
 
@@ -29,7 +32,10 @@ def emulator(request: pytest.FixtureRequest) -> Emulator:
         pytest.skip("no g++: kernels cannot run on the host")
     sources = Path(os.environ.get("GLMBOT_SIMT_SOURCES", SOURCES))
     flags = SANITIZERS if os.environ.get("GLMBOT_SIMT_SANITIZE") else ()
-    return Emulator(Path(request.config.cache.mkdir("simt")), sources=sources, flags=flags)
+    emulator = Emulator(Path(request.config.cache.mkdir("simt")), sources=sources, flags=flags)
+    if request.session.testscollected > MANY:
+        emulator.prepare(tested())
+    return emulator
 
 
 @pytest.fixture(params=["host", *CARD])

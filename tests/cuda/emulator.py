@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import shutil
 import subprocess
 from collections import defaultdict
@@ -19,6 +20,8 @@ from model.kernels.launcher import Argument, Grid
 
 SOURCES = Path(__file__).parents[2] / "cuda"
 FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror")
+AT_ONCE = 6
+"""Kernels of a library: the headers cost as much as two of them."""
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1")
 COMPILER = shutil.which("g++")
 
@@ -86,12 +89,17 @@ class Emulator:
     _found: dict[str, tuple[ctypes.CDLL, int]] = field(default_factory=dict)
 
     def prepare(self, kernels: Iterable[str]) -> None:
-        """Compile what is missing, a library for each source, in threads."""
+        """Compile what is missing, some kernels of a source at a time, on all cores."""
         missing = defaultdict[Path, list[str]](list)
         for kernel in sorted(set(kernels) - self._found.keys()):
             missing[self._source(kernel)].append(kernel)
-        with ThreadPoolExecutor() as pool:
-            for library, names in pool.map(lambda item: self._compile(*item), missing.items()):
+        parts = [
+            (source, names[i : i + AT_ONCE])
+            for source, names in missing.items()
+            for i in range(0, len(names), AT_ONCE)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for library, names in pool.map(lambda part: self._compile(*part), parts):
                 for index, kernel in enumerate(names):
                     self._found[kernel] = library, index
 

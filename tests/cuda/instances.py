@@ -24,6 +24,7 @@ SCHEMES: dict[str, tuple[Literal[4, 8], int, bool]] = {
     "int4": (4, 64, False),
     "int4 with zeros": (4, 64, True),
     "int4 of 32 with zeros": (4, 32, True),
+    "int4 of 32": (4, 32, False),
     "int8": (8, 4096, False),
 }
 
@@ -50,9 +51,9 @@ class Plan:
     blocks: int
 
 
-def matrix(scheme: str, out: int = 4096, columns: int = 4096) -> MmaWeight:
+def matrix(bits: Literal[4, 8], group: int, zeros: bool) -> MmaWeight:
     """A matrix without numbers."""
-    bits, group, zeros = SCHEMES[scheme]
+    out = columns = 4096
     packed, scale = shapes(bits, group, out, columns)
     half = torch.empty(scale, dtype=torch.float16, device="meta")
     codes = torch.empty(packed, dtype=torch.uint8, device="meta")
@@ -63,8 +64,21 @@ def kernels(arch: int) -> Iterator[str]:
     """The names of all; of the schemes that are not the default, those for the fewest and the most rows."""
     linear = MmaLinear(Card(arch), torch.device("meta"))
     for scheme in SCHEMES:
-        names = list(linear.kernels(matrix(scheme)))
+        names = list(linear.kernels(matrix(*SCHEMES[scheme])))
         yield from names if scheme == DEFAULT else (*names[:3], *names[-2:])
+    yield from linear.head_kernels()
+    for storage in range(3):
+        yield from (f"attn_decode<{storage}>", f"rope_kv<{storage}>")
+    yield from ("attn_combine", "layer_norm", "add_bias<false>", "add_bias<true>", "sample")
+
+
+def tested() -> Iterator[str]:
+    """Those that the tests on the host use most; others are compiled when they are asked for."""
+    linear = MmaLinear(Card(86), torch.device("meta"))
+    for scheme in SCHEMES:
+        for name in linear.kernels(matrix(*SCHEMES[scheme])):
+            if not name.startswith("linear_gelu") or scheme == DEFAULT:
+                yield name
     yield from linear.head_kernels()
     for storage in range(3):
         yield from (f"attn_decode<{storage}>", f"rope_kv<{storage}>")
