@@ -81,7 +81,7 @@ BUGS = (
         "the page after the right one",
         "attn_decode.cu",
         "begin + token / PAGE)",
-        "begin + (token + 1) / PAGE)",
+        "begin + token / PAGE + 1)",
         "attn_decode",
     ),
     Bug("one token too many is seen", "attn_decode.cu", "+ place < seen", "+ place <= seen", "attn_decode"),
