@@ -123,3 +123,25 @@ def test_what_no_tile_can_hold_stays_in_rows(fused: Fused) -> None:
         assert isinstance(fused.prepare(weight), QuantizedWeight)
     odd = quantized(4, 192, 64, 384)  # groups of three tiles
     assert not isinstance(fused.prepare(odd), MmaWeight)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("out", "columns"), [(12_288, 4_096), (4_096, 16_384)])
+@pytest.mark.parametrize("rows", [1, 50])
+def test_linear_layers_of_the_true_size(launcher: Launcher, out: int, columns: int, rows: int) -> None:
+    weight, x = quantized(4, 64, out, columns), rows_of(rows, columns)
+    bias = rows_of(1, out)[0]
+    y = MmaLinear(launcher, CPU).linear(x, to_mma(weight), bias, gelu=False)
+    assert close(y, (x.float() @ dequantize(weight).t() + bias.float()).double(), bits=10)
+
+
+@pytest.mark.long
+def test_logits_of_the_true_vocabulary(launcher: Launcher) -> None:
+    """Also of the early one, which has image tokens; places in the matrix pass 2^29."""
+    for vocabulary in (130_528, 150_528):
+        weight, x = quantized(8, 4096, vocabulary, 4096), rows_of(2, 4096)
+        tiles = to_mma(weight)
+        logits = MmaLinear(launcher, CPU).logits(x, tiles)
+        assert close(logits, (x.float() @ dequantize(weight).t()).double(), bits=16)
+        ids = torch.tensor([0, vocabulary - 1, 77_777])
+        assert torch.equal(MmaLinear(launcher, CPU).embed(ids, tiles), dequantize(weight, torch.float16)[ids])
