@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import threading
@@ -197,6 +198,25 @@ def test_the_cache_is_bounded(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == MOST
     assert cache.get(str(MOST + 4)) == Compiled(b"cubin", {"kernel": "name"})
     assert cache.get("0") is None
+
+
+def test_what_others_keep_in_the_folder_stays(tmp_path: Path) -> None:
+    """Somebody may name a folder that is used for more, such as /tmp."""
+    others = [tmp_path / f"letter {number}.txt" for number in range(MOST + 5)]
+    for other in others:
+        other.touch()
+        os.utime(other, (0, 0))
+    cache = CubinCache(tmp_path)
+    cache.put("key", Compiled(b"cubin", {"kernel": "name"}))
+    assert all(other.exists() for other in others)
+    assert cache.get("key") == Compiled(b"cubin", {"kernel": "name"})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such modes there")
+def test_who_shares_a_folder_can_read_it(tmp_path: Path) -> None:
+    CubinCache(tmp_path).put("key", Compiled(b"cubin", {"kernel": "name"}))
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
