@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from model.kernels.mma_linear import ROWS
 from model.kernels.sample import ROW, Row, parameters
 from model.kv_cache import KVCache, KVPages, page_count
 from model.sampling import BLANK_ID, Sampler
+
+log = structlog.get_logger(__name__)
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, ROWS)
 """Answers of a step that a graph is captured for; others are filled up with rows that are none."""
@@ -107,7 +110,9 @@ class Decoder:
         self._seen = _Seen(config.vocab_size, device)
         positions = torch.arange(longest + 1, device=device).unsqueeze(1)
         self._cos, self._sin = (table[:, 0] for table in network.rotary_of(positions))
-        self._graphs: dict[_Key, torch.cuda.CUDAGraph] = {}
+        self._captures = device.type == "cuda"
+        self._graphs: dict[_Key, torch.cuda.CUDAGraph | None] = {}
+        """None where there was no room for one."""
         self._memory: Any = None
         """Of all graphs, as torch names it."""
 
@@ -123,8 +128,23 @@ class Decoder:
     def step(self, steps: Sequence[Step]) -> list[int]:
         """The next token of each of up to `ROWS` answers; their caches then hold the tokens that were read.
 
-        Raises OutOfPages.
+        Raises OutOfPages, and whatever a device raises; the same step may then be made again.
         """
+        try:
+            tokens = self._draw(steps)
+        except Exception:
+            for step in steps:  # the kernel may have set the bit of a token that nobody got
+                self._seen.forget(step.cache)
+            raise
+        for step, token in zip(steps, tokens, strict=True):
+            step.cache.length += 1
+            step.cache.answered += 1
+            if step.sampler.params.temperature > 0:
+                step.sampler.draw()
+            self._seen.add(step.cache, token)
+        return tokens
+
+    def _draw(self, steps: Sequence[Step]) -> list[int]:
         longest = self._fill(steps)
         self._inputs.send()
         size = next(size for size in SIZES if size >= len(steps))
@@ -133,10 +153,6 @@ class Decoder:
             parts *= 2
         self._run(size, parts * PART)
         tokens: list[int] = self._tokens[: len(steps)].tolist()
-        for step, token in zip(steps, tokens, strict=True):
-            step.cache.length += 1
-            step.cache.answered += 1
-            self._seen.add(step.cache, token)
         return tokens
 
     def forget_graphs(self) -> None:
@@ -168,19 +184,28 @@ class Decoder:
     def _parameters(self, step: Step) -> Row:
         params, sampler = step.sampler.params, step.sampler
         slot = -1 if params.repetition_penalty == 1 else self._seen.slot(step.cache, step.ids)
-        return parameters(params, 0.0 if params.temperature <= 0 else sampler.draw(), slot)
+        return parameters(params, 0.0 if params.temperature <= 0 else sampler.peek(), slot)
 
     # -- the step ---------------------------------------------------------------------------
 
     def _run(self, size: int, longest: int) -> None:
         """Replay the graph of that size; the first time, and without a card, launch by launch."""
-        graph = self._graphs.get((size, longest))
+        key = size, longest
+        graph = self._graphs.get(key)
         if graph is not None:
             graph.replay()
             return
         self._launch(size, longest)
-        if self._network.device.type == "cuda":
-            self._graphs[size, longest] = self._capture(size, longest)
+        if self._captures and key not in self._graphs:
+            try:
+                self._graphs[key] = self._capture(size, longest)
+            except Exception as error:  # the step itself was made, and shows whether the card still works
+                self._graphs[key] = None
+                log.warning(
+                    "steps of this size go without a CUDA graph, and are slower",
+                    answers=size,
+                    error=str(error).partition("\n")[0],
+                )
 
     def _capture(self, size: int, longest: int) -> torch.cuda.CUDAGraph:
         """A graph, which runs nothing yet; its memory is that of all others, for no two run at once."""
@@ -226,25 +251,21 @@ class _Seen:
 
     def __init__(self, vocabulary: int, device: torch.device) -> None:
         self.bits = torch.zeros(ROWS, -(-vocabulary // 32), dtype=torch.int32, device=device)
+        self._free = list(range(ROWS))
         self._slots = OrderedDict[KVCache, tuple[int, int]]()
-        """Slot of an answer, and how many ids of it are in."""
+        """Slot of an answer, and how many ids of it are in; who was in a step last stands last."""
 
     def slot(self, cache: KVCache, ids: Sequence[int]) -> int:
         """Where the bits of an answer are."""
-        known = self._slots.get(cache)
-        if known is not None and known[1] == len(ids):
-            self._slots.move_to_end(cache)
-            return known[0]
-        if known is None:
-            full = len(self._slots) == ROWS
-            slot = self._slots.popitem(last=False)[1][0] if full else len(self._slots)
-        else:
-            slot = known[0]
-        bits = np.zeros(self.bits.shape[1], np.uint32)
-        tokens = np.fromiter(set(ids), np.int64)
-        np.bitwise_or.at(bits, tokens // 32, (1 << (tokens % 32)).astype(np.uint32))
-        self.bits[slot].copy_(torch.from_numpy(bits.view(np.int32)))
+        slot, count = self._slots.pop(cache, (None, -1))
+        if slot is None:
+            slot = self._free.pop() if self._free else self._slots.popitem(last=False)[1][0]
         self._slots[cache] = slot, len(ids)
+        if count != len(ids):
+            bits = np.zeros(self.bits.shape[1], np.uint32)
+            tokens = np.fromiter(set(ids), np.int64)
+            np.bitwise_or.at(bits, tokens // 32, (1 << (tokens % 32)).astype(np.uint32))
+            self.bits[slot].copy_(torch.from_numpy(bits.view(np.int32)))
         return slot
 
     def add(self, cache: KVCache, token: int) -> None:
@@ -252,3 +273,9 @@ class _Seen:
         known = self._slots.get(cache)
         if known is not None:
             self._slots[cache] = known[0], known[1] + 1
+
+    def forget(self, cache: KVCache) -> None:
+        """Its bits are written anew when they are wanted."""
+        known = self._slots.pop(cache, None)
+        if known is not None:
+            self._free.append(known[0])

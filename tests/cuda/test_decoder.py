@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from model.decoder import Decoder, Step
 from model.kernels.fused import Fused
@@ -93,3 +95,76 @@ def test_what_kernels_do_not_take(launcher: Launcher) -> None:
     network = fused_network(launcher)
     assert not Decoder.fits(network, network.new_pages(1, "float32"))
     assert torch.float16 == network.dtype
+
+
+def decoder_and_steps(launcher: Launcher, params: Sequence[GenerationParams]) -> tuple[Decoder, list[Step]]:
+    """A decoder, and the first step of an answer for each of them; their prompts have been read."""
+    network = fused_network(launcher, config=replace(CONFIG, num_layers=1))
+    operations = network.operations
+    assert isinstance(operations, Fused)
+    pages = network.new_pages(200, "float16")
+    decoder = Decoder(network, operations, pages, limit=310, longest=100)
+    ids = [prompt(4 + number, number) for number in range(len(params))]
+    caches = [KVCache(pages) for _ in ids]
+    network.prefill([network.split(one) for one in ids], caches)
+    rows = zip(ids, caches, params, strict=True)
+    return decoder, [Step(one[-1], cache, Sampler(own, limit=310), one) for one, cache, own in rows]
+
+
+@pytest.mark.parametrize("fails", ["_run", "_fill"])
+def test_a_step_that_failed_can_be_made_again(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """By halves too, as the engine does it: the same tokens come as if nothing had happened."""
+    params = [GenerationParams(seed=seed, top_k=0, top_p=1, repetition_penalty=9) for seed in range(4)]
+    decoder, steps = decoder_and_steps(launcher, params)
+    again, same = decoder_and_steps(launcher, params)
+    done = getattr(again, fails)
+
+    def run(*arguments: object) -> object:
+        done(*arguments)
+        raise torch.OutOfMemoryError
+
+    for _ in range(3):
+        wanted = decoder.step(steps)
+        with monkeypatch.context() as patch:
+            patch.setattr(again, fails, run)
+            with pytest.raises(torch.OutOfMemoryError):
+                again.step(same)
+        assert again.step(same[:2]) + again.step(same[2:]) == wanted
+        for some in (steps, same):
+            for number, token in enumerate(wanted):
+                some[number].ids.append(token)  # type: ignore[attr-defined]
+                some[number] = replace(some[number], token=token)
+
+
+def test_two_answers_of_a_step_never_share_bits(launcher: Launcher) -> None:
+    """Though one of them, not in a step for longest, was given a token elsewhere in the meantime."""
+    params = [GenerationParams(temperature=0, repetition_penalty=5)] * 65
+    decoder, steps = decoder_and_steps(launcher, params)
+    token, *_ = decoder.step(steps[:64])
+    steps[0].ids.extend([token, 7])  # type: ignore[attr-defined]
+    decoder.step([steps[0], steps[64]])
+    slots = decoder._inputs.parameters["slot"][:2]
+    assert slots[0] != slots[1]
+
+
+def test_what_cannot_be_captured_is_launched(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no memory for a graph: the step itself was made, and those after it are made too."""
+    decoder, steps = decoder_and_steps(launcher, [GenerationParams(seed=1)])
+    tries = list[int]()
+
+    def capture(size: int, longest: int) -> None:
+        tries.append(size)
+        raise torch.OutOfMemoryError("no room for a graph")
+
+    monkeypatch.setattr(decoder, "_captures", True)
+    monkeypatch.setattr(decoder, "_capture", capture)
+    with capture_logs() as logs:
+        for _ in range(3):
+            decoder.step(steps)
+    assert tries == [1]
+    assert [line["log_level"] for line in logs] == ["warning"]
+    decoder.forget_graphs()
+    decoder.step(steps)
+    assert tries == [1, 1]
