@@ -13,6 +13,7 @@ from model.decoder import Decoder, Step
 from model.kernels.fused import Fused
 from model.kernels.launcher import Launcher
 from model.kv_cache import KVCache, Storage
+from model.runner import ChatGLMRunner
 from model.sampling import Sampler
 from model.types import GenerationParams
 from tests.cuda.networks import CONFIG, fused_network
@@ -168,3 +169,15 @@ def test_what_cannot_be_captured_is_launched(launcher: Launcher, monkeypatch: py
     decoder.forget_graphs()
     decoder.step(steps)
     assert tries == [1, 1]
+
+
+def test_memory_of_graphs_is_given_up_where_there_is_too_little(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = ChatGLMRunner(fused_network(launcher), pages=8, storage="float16")
+    decoder = runner._decoder
+    assert decoder is not None
+    given_up = list[bool]()
+    monkeypatch.setattr(decoder, "forget_graphs", lambda: given_up.append(True))
+    runner.forget()
+    assert given_up
