@@ -100,7 +100,11 @@ def choose_device(device: Device) -> torch.device:
     if device == "auto":
         return torch.device(next(name for name, available in there.items() if available))
     if not there[device]:
-        raise ModelError(f"there is no device {device!r} here", remedy="set model.device to auto or cpu")
+        remedy = "set model.device to auto or cpu"
+        if device == "cuda":
+            lacks = "PyTorch for CUDA" if torch.version.cuda is None else "a driver that is new enough for it"
+            remedy += f"; to use an NVIDIA card, install {lacks}"
+        raise ModelError(f"there is no device {device!r} here", remedy=remedy)
     return torch.device(device)
 
 

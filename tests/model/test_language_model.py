@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 import model
 from model.convert import convert
+from model.language_model import choose_device
 from model.prompt import build_inputs, format_chat, process_response
 from model.random_model import make_random
 from model.types import Delta, GenerationParams, ModelError, Turn
@@ -346,4 +347,14 @@ def test_an_absent_device_is_refused() -> None:
         pytest.skip("this machine has one")
     with pytest.raises(ModelError, match="'cuda'") as caught:
         model.load(VECTORS, device="cuda")
-    assert caught.value.remedy
+    assert "set model.device to auto or cpu" in str(caught.value)
+
+
+@pytest.mark.parametrize(("built_for", "lacks"), [(None, "PyTorch for CUDA"), ("13.0", "a driver")])
+def test_what_a_card_lacks_is_told(
+    monkeypatch: pytest.MonkeyPatch, built_for: str | None, lacks: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    with pytest.raises(ModelError, match=f"install {lacks}"):
+        choose_device("cuda")

@@ -15,7 +15,7 @@ import torch
 from structlog.testing import capture_logs
 
 from model.kernels.cubin_cache import MOST, CubinCache, cache_folder
-from model.kernels.cuda import CudaKernels, Sources, source_folder
+from model.kernels.cuda import CudaKernels, Sources, open_cuda, source_folder
 from model.kernels.driver import Driver
 from model.kernels.nvrtc import Compiled, NoKernels, Nvrtc, open_nvrtc
 from model.types import ModelError
@@ -243,6 +243,17 @@ def test_no_driver() -> None:
     assert "model.device" in str(caught.value)
 
 
+def test_a_card_that_another_process_keeps(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
+    def busy(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCompile with ...")
+
+    monkeypatch.setattr("model.kernels.cuda.Driver", lambda: Driver(str(library)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", busy)
+    with pytest.raises(NoKernels, match="busy or unavailable; see that nvidia-smi works"):
+        open_cuda(torch.device("cuda"))
+
+
 @pytest.mark.parametrize(
     ("fails", "problem", "remedy"),
     [
@@ -265,6 +276,14 @@ def test_what_the_driver_refuses(
         launch(open_kernels(), torch.zeros(1), shared=90_000)
     assert remedy in str(caught.value)
     assert f"CUDA_ERROR_STAND_IN error {fails.partition('=')[2]}" in str(caught.value)
+
+
+def test_an_error_that_the_driver_has_no_name_for(
+    open_kernels: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FAILS, "cuLaunchKernel=9999")
+    with pytest.raises(ModelError, match="add<3> cannot be launched: error 9999;"):
+        launch(open_kernels(), torch.zeros(1))
 
 
 def test_no_sources(tmp_path: Path) -> None:
