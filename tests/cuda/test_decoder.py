@@ -13,7 +13,7 @@ from model.decoder import Decoder, Step
 from model.kernels.fused import Fused
 from model.kernels.launcher import Launcher
 from model.kv_cache import KVCache, Storage
-from model.runner import ChatGLMRunner
+from model.runner import Answer, ChatGLMRunner, Prompt
 from model.sampling import Sampler
 from model.types import GenerationParams
 from tests.cuda.networks import CONFIG, fused_network
@@ -181,3 +181,41 @@ def test_memory_of_graphs_is_given_up_where_there_is_too_little(
     monkeypatch.setattr(decoder, "forget_graphs", lambda: given_up.append(True))
     runner.forget()
     assert given_up
+
+
+def test_positions_on_one_axis(launcher: Launcher) -> None:
+    network = fused_network(launcher, config=replace(CONFIG, num_layers=1, position_encoding_2d=False))
+    operations = network.operations
+    assert isinstance(operations, Fused)
+    pages = network.new_pages(20, "float16")
+    decoder = Decoder(network, operations, pages, limit=310, longest=100)
+    cache, ids = KVCache(pages), prompt(30, 0)
+    network.prefill([network.split(ids)], [cache])
+    fork, greedy = cache.fork(), GenerationParams(temperature=0)
+    for _ in range(3):
+        logits = network.decode([ids[-1]], [fork])[0]
+        found = decoder.step([Step(ids[-1], cache, Sampler(greedy, limit=310), ids)])
+        assert found == [Sampler(greedy, limit=310).next(logits, ids)]
+        ids += found
+
+
+def test_one_that_no_step_takes_leaves_the_others_as_they_are(launcher: Launcher) -> None:
+    """An answer that has several tokens to be read makes a batch go the way of other devices, once."""
+    runner = ChatGLMRunner(fused_network(launcher), pages=60, storage="float16")
+    params = [GenerationParams(seed=seed, top_k=0, top_p=1, repetition_penalty=2) for seed in range(3)]
+
+    def opened(number: int, begun: Sequence[int] = ()) -> Answer:
+        ids = (*prompt(5 * number + 4, number), *begun)
+        answer, _ = runner.open(Prompt(ids, 20, params[number]))
+        reading = runner.reading([answer])
+        while not reading.step():
+            pass
+        return answer
+
+    alone = [opened(0), opened(1)]
+    wanted = [runner.decode(alone) for _ in range(5)]
+    beside = [opened(0), opened(1)]
+    found = [runner.decode(beside) for _ in range(2)]
+    begun = opened(2, (40, 41, 42))
+    found += [runner.decode([begun, *beside])[1:] for _ in range(3)]
+    assert found == wanted
