@@ -247,7 +247,7 @@ class ChatGLMRunner:
     def renew(self) -> ChatGLMRunner:
         assert self._renew_network is not None
         if self._network.device.type == "cuda":  # whatever is launched now waits for what is stuck
-            raise ModelError("its graphics card does not come to an end", remedy="restart the bot")
+            raise ModelError("its graphics card does not come to an end")
         return ChatGLMRunner(
             self._renew_network(),
             pages=self._count,
