@@ -10,12 +10,14 @@ COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY bot ./bot
 COPY plugins ./plugins
 COPY model ./model
+COPY cuda ./cuda
 RUN python -m venv /opt/glmbot \
  && /opt/glmbot/bin/pip install --no-cache-dir -c constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.12-slim
 ENV PATH=/opt/glmbot/bin:$PATH \
     GLMBOT_HOST=0.0.0.0 \
+    GLMBOT_CUDA_CACHE=/var/lib/glmbot/cuda \
     PYTHONDONTWRITEBYTECODE=1
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin glmbot \
  && install -d -o glmbot -g glmbot -m 0750 /var/lib/glmbot \

@@ -99,9 +99,10 @@ bench-gpu: setup
 	    GLMBOT_LIST_CARD_TESTS=1 $(BIN)/python -m pytest --collect-only -q tests/cuda -k card; \
 	    $(BIN)/glmbot model bench-gpu --dry; \
 	else \
-	    mkdir -p bench-results; \
-	    $(BIN)/python -m pytest -q -m "long or not long" tests/cuda -k card; \
-	    $(BIN)/glmbot model bench-gpu --json bench-results/gpu.json $(ARGS); \
+	    mkdir -p bench-results; failed=; \
+	    $(BIN)/python -m pytest -q -m "long or not long" tests/cuda -k card || failed=tests; \
+	    $(BIN)/glmbot model bench-gpu --json bench-results/gpu.json $(ARGS) || failed="$$failed figures"; \
+	    if [ -n "$$failed" ]; then echo "failed: $$failed" >&2; exit 1; fi; \
 	fi
 
 clean:

@@ -8,10 +8,9 @@ replayed. Sampling happens on the card too: only tokens come back.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import structlog
@@ -111,10 +110,9 @@ class Decoder:
         self._seen = _Seen(config.vocab_size, device)
         positions = torch.arange(longest + 1, device=device).unsqueeze(1)
         self._cos, self._sin = (table[:, 0] for table in network.rotary_of(positions))
-        self._drawn = WeakKeyDictionary[Sampler, float]()
-        """For steps that failed: made again, they are to draw the same."""
+        self._captures = device.type == "cuda"
         self._graphs: dict[_Key, torch.cuda.CUDAGraph | None] = {}
-        """None where there was no memory for one."""
+        """None where there was no room for one."""
         self._memory: Any = None
         """Of all graphs, as torch names it."""
 
@@ -130,20 +128,13 @@ class Decoder:
     def step(self, steps: Sequence[Step]) -> list[int]:
         """The next token of each of up to `ROWS` answers; their caches then hold the tokens that were read.
 
-        Raises OutOfPages.
+        Raises OutOfPages, and whatever a device raises; the same step may then be made again.
         """
-        longest = self._fill(steps)
-        self._inputs.send()
-        size = next(size for size in SIZES if size >= len(steps))
-        parts = 1
-        while parts * PART < longest:
-            parts *= 2
-        key = size, parts * PART
         try:
-            self._run(*key)
-            drawn: list[int] = self._tokens[: len(steps)].tolist()
+            drawn = self._draw(steps)
         except Exception:
-            self._seen.forget(step.cache for step in steps)  # nobody knows how far it came
+            for step in steps:  # the kernel may have set the bit of a token that nobody got
+                self._seen.forget(step.cache)
             raise
         tokens = [~token if token < 0 else token for token in drawn]
         for step, token, told in zip(steps, tokens, drawn, strict=True):
@@ -151,9 +142,21 @@ class Decoder:
                 step.sampler.warn_of_broken()
             step.cache.length += 1
             step.cache.answered += 1
+            if step.sampler.params.temperature > 0:
+                step.sampler.draw()
             self._seen.add(step.cache, token)
-            self._drawn.pop(step.sampler, None)
-        self._capture(*key)
+        return tokens
+
+    def _draw(self, steps: Sequence[Step]) -> list[int]:
+        """What the kernel gives: tokens, or the complement of one where logits were broken."""
+        longest = self._fill(steps)
+        self._inputs.send()
+        size = next(size for size in SIZES if size >= len(steps))
+        parts = 1
+        while parts * PART < longest:
+            parts *= 2
+        self._run(size, parts * PART)
+        tokens: list[int] = self._tokens[: len(steps)].tolist()
         return tokens
 
     def forget_graphs(self) -> None:
@@ -185,35 +188,36 @@ class Decoder:
     def _parameters(self, step: Step) -> Row:
         params, sampler = step.sampler.params, step.sampler
         slot = -1 if params.repetition_penalty == 1 else self._seen.slot(step.cache, step.ids)
-        drawn = self._drawn.get(sampler)
-        if drawn is None and params.temperature > 0:
-            drawn = self._drawn[sampler] = sampler.draw()
-        return parameters(params, drawn or 0.0, slot)
+        return parameters(params, 0.0 if params.temperature <= 0 else sampler.peek(), slot)
 
     # -- the step ---------------------------------------------------------------------------
 
     def _run(self, size: int, longest: int) -> None:
         """Replay the graph of that size; the first time, and without a card, launch by launch."""
-        graph = self._graphs.get((size, longest))
-        if graph is None:
-            self._launch(size, longest)
-        else:
+        key = size, longest
+        graph = self._graphs.get(key)
+        if graph is not None:
             graph.replay()
+            return
+        self._launch(size, longest)
+        if self._captures and key not in self._graphs:
+            try:
+                self._graphs[key] = self._capture(size, longest)
+            except Exception as error:  # the step itself was made, and shows whether the card still works
+                self._graphs[key] = None
+                log.warning(
+                    "steps of this size go without a CUDA graph, and are slower",
+                    answers=size,
+                    error=str(error).partition("\n")[0],
+                )
 
-    def _capture(self, size: int, longest: int) -> None:
-        """Make the graph for the next time, which runs nothing; all share memory, as one runs at once."""
-        if self._network.device.type != "cuda" or (size, longest) in self._graphs:
-            return
-        self._graphs[size, longest] = None
+    def _capture(self, size: int, longest: int) -> torch.cuda.CUDAGraph:
+        """A graph, which runs nothing yet; its memory is that of all others, for no two run at once."""
         graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-                self._launch(size, longest)
-        except RuntimeError as error:  # out of memory is one
-            log.warning("steps are launched one by one", answers=size, error=str(error))
-            return
-        self._graphs[size, longest] = graph
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            self._launch(size, longest)
         self._memory = graph.pool()
+        return graph
 
     def _launch(self, size: int, longest: int) -> None:
         network, operations, inputs = self._network, self._operations, self._inputs
@@ -251,35 +255,31 @@ class _Seen:
 
     def __init__(self, vocabulary: int, device: torch.device) -> None:
         self.bits = torch.zeros(ROWS, -(-vocabulary // 32), dtype=torch.int32, device=device)
+        self._free = list(range(ROWS))
         self._slots = OrderedDict[KVCache, tuple[int, int]]()
-        """Slot of an answer, and how many ids of it are in."""
+        """Slot of an answer, and how many ids of it are in; who was in a step last stands last."""
 
     def slot(self, cache: KVCache, ids: Sequence[int]) -> int:
         """Where the bits of an answer are."""
-        known = self._slots.get(cache)
-        if known is not None and known[1] == len(ids):
-            self._slots.move_to_end(cache)
-            return known[0]
-        if known is None:
-            full = len(self._slots) == ROWS
-            slot = self._slots.popitem(last=False)[1][0] if full else len(self._slots)
-        else:
-            slot = known[0]
-        bits = np.zeros(self.bits.shape[1], np.uint32)
-        tokens = np.fromiter(set(ids), np.int64)
-        np.bitwise_or.at(bits, tokens // 32, (1 << (tokens % 32)).astype(np.uint32))
-        self.bits[slot].copy_(torch.from_numpy(bits.view(np.int32)))
+        slot, count = self._slots.pop(cache, (None, -1))
+        if slot is None:
+            slot = self._free.pop() if self._free else self._slots.popitem(last=False)[1][0]
         self._slots[cache] = slot, len(ids)
+        if count != len(ids):
+            bits = np.zeros(self.bits.shape[1], np.uint32)
+            tokens = np.fromiter(set(ids), np.int64)
+            np.bitwise_or.at(bits, tokens // 32, (1 << (tokens % 32)).astype(np.uint32))
+            self.bits[slot].copy_(torch.from_numpy(bits.view(np.int32)))
         return slot
-
-    def forget(self, caches: Iterable[KVCache]) -> None:
-        """Send the bits of these answers anew."""
-        for cache in caches:
-            if cache in self._slots:
-                self._slots[cache] = self._slots[cache][0], -1
 
     def add(self, cache: KVCache, token: int) -> None:
         """The step added a token."""
         known = self._slots.get(cache)
         if known is not None:
             self._slots[cache] = known[0], known[1] + 1
+
+    def forget(self, cache: KVCache) -> None:
+        """Its bits are written anew when they are wanted."""
+        known = self._slots.pop(cache, None)
+        if known is not None:
+            self._free.append(known[0])

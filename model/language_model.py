@@ -16,6 +16,7 @@ from model.answer_text import AnswerText
 from model.chatglm import ChatGLM
 from model.config import ChatGLMConfig
 from model.kernels.choice import choose
+from model.kernels.fused import Fused
 from model.kv_cache import PAGE, KVCache, KVPages, OutOfPages, choose_storage, page_count
 from model.loading import load_weights
 from model.packed import is_packed
@@ -75,6 +76,8 @@ def load(
     )
     if unused := unused_weights(path):
         log.info("the packed file is used, not the published weights beside it", unused=unused[0].name)
+    if isinstance(operations, Fused):  # now, rather than one after the other while the first answer is made
+        operations.prepare_kernels(weights, storage)
     if choice.has_own_threads:  # torch's keep spinning on the same cores for a while after each operation
         torch.set_num_threads(1)
     network, context = ChatGLM(config, weights, operations), max_context or config.max_sequence_length
@@ -100,7 +103,11 @@ def choose_device(device: Device) -> torch.device:
     if device == "auto":
         return torch.device(next(name for name, available in there.items() if available))
     if not there[device]:
-        raise ModelError(f"there is no device {device!r} here", remedy="set model.device to auto or cpu")
+        remedy = "set model.device to auto or cpu"
+        if device == "cuda":
+            lacks = "PyTorch for CUDA" if torch.version.cuda is None else "a driver that is new enough for it"
+            remedy += f"; to use an NVIDIA card, install {lacks}"
+        raise ModelError(f"there is no device {device!r} here", remedy=remedy)
     return torch.device(device)
 
 

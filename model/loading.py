@@ -34,6 +34,8 @@ Head: TypeAlias = Literal["auto", "int8", "float16"]
 
 _SCALE = torch.float16
 _OTHERS = "use other weights, or quantization none"
+_FULL = "found no room on the device"
+_MAKE_ROOM = "close other programs that use it, or take the device cpu"
 _STORED = {
     "float": Scheme(None, group_size=None, head_bits=None),
     "int8": Scheme(8, group_size=None, head_bits=None),
@@ -118,8 +120,8 @@ class Reader:
     def matrix(self, name: str) -> Matrix:
         """A matrix; a view of the mapped file where nothing is changed.
 
-        Raises ModelError where a scale, a zero-point or a weight that is quantised here is not finite; floats
-        that stay floats are too many to look at.
+        Raises ModelError where a scale, a zero-point or a weight that is quantised here is not finite (floats
+        that stay floats are too many to look at), or there is no room to quantise it.
         """
         stored = self.source.matrix(name)
         bits, _, _ = self.scheme.of(name, self.source.shape(name)[1])
@@ -135,6 +137,8 @@ class Reader:
             return self._recipe.quantize(floats, bits, name)
         except ModelError as error:
             raise self.source.error(error.problem, name, error.remedy or _OTHERS) from None
+        except torch.OutOfMemoryError as error:
+            raise self.source.error(_FULL, name, _MAKE_ROOM) from error
 
     def _check_finite(self, values: Tensor, name: str) -> None:
         low, high = values.aminmax()  # NaN wins both
@@ -206,7 +210,11 @@ def load_weights(
         stored = reader.matrix(name)
         if device.type != "cpu":
             # the CPU's tiles are put into rows where they lie, all else is done where it is faster
-            ready = prepare((in_rows(stored) if isinstance(stored, TiledWeight) else stored).to(device))
+            rows = in_rows(stored) if isinstance(stored, TiledWeight) else stored
+            try:
+                ready = prepare(rows.to(device))
+            except torch.OutOfMemoryError as error:
+                raise source.error(_FULL, name, _MAKE_ROOM) from error
             if isinstance(source, Packed):
                 source.forget(name)
             return ready

@@ -254,10 +254,16 @@ def available(device: torch.device, *, root: Path = Path("/")) -> int | None:
     """Bytes that can be taken on a device, None if nobody says.
 
     On Linux the least of what the system has and what the control groups of this process leave; memory that
-    only caches files counts as available. `root`: where /proc and /sys lie.
+    only caches files counts as available. `root`: where /proc and /sys lie. Raises ModelError for a card that
+    does not answer.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        try:
+            return torch.cuda.mem_get_info(device)[0]
+        except RuntimeError as error:
+            problem = f"the graphics card cannot be used: {str(error).partition(chr(10))[0]}"
+            remedy = "see that nvidia-smi works and no other program keeps it, or set model.device to cpu"
+            raise ModelError(problem, remedy=remedy) from error
     if sys.platform == "linux":
         found = [*_of_system(root), *_of_groups(root)]
         return min(found) if found else None

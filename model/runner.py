@@ -26,6 +26,9 @@ CARD_ROWS = 2048
 REMEMBERED = 8
 """Prompts whose keys and values stay for a while, in pages that nobody else wants."""
 
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")
+"""What torch's CPU allocator, CUDA and its libraries say."""
+
 Outcome: TypeAlias = int | Exception
 """The next token of an answer, or what went wrong with it alone."""
 
@@ -65,6 +68,11 @@ class Runner(Protocol):
         """The token that ends an answer."""
         ...
 
+    @property
+    def problem(self) -> str:
+        """Why its device is lost until the process starts anew; empty as long as it works."""
+        ...
+
     def pages_for(self, prompt: Prompt) -> int:
         """Pages that it will fill with its answer."""
         ...
@@ -90,11 +98,14 @@ class Runner(Protocol):
         ...
 
     def forget(self) -> None:
-        """Give up all pages that nobody's answer needs."""
+        """Give up all memory that nobody's answer needs."""
         ...
 
     def renew(self) -> Runner:
-        """Another one over the same weights, which shares nothing with this one that could be stuck."""
+        """Another one over the same weights, which shares nothing with this one that could be stuck.
+
+        Raises ModelError where there can be none.
+        """
         ...
 
 
@@ -151,6 +162,16 @@ class ChatGLMRunner:
     def end(self) -> int:
         """See `Runner`; like all below."""
         return self._network.config.eos_token_id
+
+    @property
+    def problem(self) -> str:
+        device = self._network.device
+        if device.type == "cuda":
+            try:
+                torch.cuda.synchronize(device)  # after some errors nothing works any more in this process
+            except RuntimeError as error:
+                return f"the graphics card is lost: {str(error).partition(chr(10))[0]}"
+        return ""
 
     def pages_for(self, prompt: Prompt) -> int:
         return self._missing(prompt, self._held_for(prompt))
@@ -225,6 +246,8 @@ class ChatGLMRunner:
 
     def renew(self) -> ChatGLMRunner:
         assert self._renew_network is not None
+        if self._network.device.type == "cuda":  # whatever is launched now waits for what is stuck
+            raise ModelError("its graphics card does not come to an end")
         return ChatGLMRunner(
             self._renew_network(),
             pages=self._count,
@@ -291,4 +314,6 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether the device had no room for an operation; smaller ones may fit."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # torch's CPU allocator
+    if not isinstance(error, RuntimeError | ModelError):
+        return False
+    return any(told in str(error) for told in _OUT_OF_MEMORY)

@@ -98,6 +98,7 @@ class Sampler:
         self.fallback_id = fallback_id
         self.limit = limit
         self._warned = False
+        self._upcoming: float | None = None
         self._generator = torch.Generator()
         if params.seed is None:
             self._generator.seed()
@@ -121,11 +122,18 @@ class Sampler:
         return int(ids[min(index, len(ids) - 1)])
 
     def draw(self) -> float:
-        """The sequence's next random number from [0, 1), for who samples elsewhere; `next` takes one a token.
+        """Take the sequence's next random number from [0, 1), for who samples elsewhere.
 
-        One, so that the sequence of numbers does not hang on how many tokens may be drawn.
+        `next` takes one a token: so the sequence of numbers does not hang on how many tokens may be drawn.
         """
-        return float(torch.rand((), dtype=torch.float64, generator=self._generator))
+        drawn, self._upcoming = self.peek(), None
+        return drawn
+
+    def peek(self) -> float:
+        """The number that `draw` will take: a step that fails before there is a token may be made again."""
+        if self._upcoming is None:
+            self._upcoming = float(torch.rand((), dtype=torch.float64, generator=self._generator))
+        return self._upcoming
 
     def _guarded(self, logits: Tensor) -> Tensor:
         safe = guard(logits, self.fallback_id)

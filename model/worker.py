@@ -115,6 +115,13 @@ class Worker:
                 self.runner.close(answer)
             except Exception:
                 log.exception("the pages of an answer could not be given back")
+        self._give_up_lost_device()
+
+    def _give_up_lost_device(self) -> None:
+        """What fails now would fail for ever: say so, so that whoever watches the bot starts it anew."""
+        if not self._retired and not self._desk.problem and (problem := self.runner.problem):
+            log.critical("the model answers no more", problem=problem)
+            self._desk.close(ModelError(problem, remedy="restart the bot"))
 
     # -- coming and going -------------------------------------------------------------------
 
@@ -165,6 +172,8 @@ class Worker:
         told = _told(error)
         for job in jobs:
             self._desk.fail(job, told)
+        self._give_up_lost_device()
+        for job in jobs:
             self._close(job)
 
     # -- prompts ----------------------------------------------------------------------------

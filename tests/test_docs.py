@@ -28,6 +28,7 @@ from bot.connectors.wecom.errcodes import EXPLANATIONS
 from bot.errors import MAY_HAVE_ARRIVED
 from bot.loader import load_plugins
 from bot.metrics import HeldReason, LostReason, Metrics
+from model.kernels.cubin_cache import VARIABLE
 from plugins.faq.files import read_file
 from plugins.faq.plugin import Config as FaqConfig
 from plugins.handoff.plugin import Config as HandoffConfig
@@ -346,7 +347,13 @@ def test_image_is_built_from_files_that_exist() -> None:
     }
     copies = re.findall(r"^COPY (?!--)(.+) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
     sources = [source for line in copies for source in line.split()]
-    assert sources
+    assert {"setup.py", "bot", "plugins", "model", "cuda"} <= set(sources)  # setup.py builds of all of them
     for source in sources:
         assert (ROOT / source).exists(), source
         assert any(source == name or source.startswith(f"{name}/") for name in allowed), source
+
+
+def test_what_is_deployed_keeps_compiled_kernels_where_it_may_write() -> None:
+    """Nowhere else: it has no home folder, and every start would compile them."""
+    for file in ("Dockerfile", "deploy/glmbot.service"):
+        assert f"{VARIABLE}=/var/lib/glmbot/" in (ROOT / file).read_text(encoding="utf-8"), file

@@ -30,7 +30,10 @@ _TARGETS = (
 
 @dataclass(slots=True)
 class Findings:
-    """What was measured on a card."""
+    """What was measured on a card.
+
+    memory: bytes that our own way took at most. too_large: ways that there was no room for, wholly or partly.
+    """
 
     card: str
     driver: str = ""
@@ -39,6 +42,7 @@ class Findings:
     cells: list[Cell] = field(default_factory=list)
     rates: list[Rate] = field(default_factory=list)
     first_tokens: dict[str, float] = field(default_factory=dict)
+    too_large: list[str] = field(default_factory=list)
 
     def rate(self, subject: str, name: str) -> Rate | None:
         """One of them."""
@@ -66,7 +70,7 @@ class Findings:
 
     def lines(self) -> Iterator[str]:
         """For people."""
-        yield f"{self.card}, driver {self.driver}: a copy moves {self.bandwidth / 1e9:.0f} GB/s"
+        yield f"{self.card}, driver for CUDA {self.driver}: a copy moves {self.bandwidth / 1e9:.0f} GB/s"
         yield ""
         yield from table([_cell(cell) for cell in self.cells])
         yield ""
@@ -75,7 +79,9 @@ class Findings:
         yield from table([target_cells(target) for target in self.targets()])
         for name, seconds in self.first_tokens.items():
             yield f"- {name}: first token after {1e3 * seconds:.0f} ms"
-        yield f"- most memory taken: {self.memory / 1e9:.2f} GB"
+        yield f"- most memory taken by {SUBJECTS[0]}: {self.memory / 1e9:.2f} GB"
+        for name in self.too_large:
+            yield _told_too_large(name)
         for card, rates in self.estimates().items():
             told = ", ".join(f"{name}: {rate:.0f}" for name, rate in rates.items())
             yield f"- ESTIMATE, not measured, tok/s on an {card} by its bandwidth: {told}"
@@ -111,8 +117,18 @@ def measure(
     for cell in card_kernels.measure(launcher, device, timer, found.bandwidth, scale):
         found.cells.append(cell)
         say("  ".join(_cell(cell).values()))
-    for rate, first in card_model.measure(launcher, config or ChatGLMConfig(), device, plan or Plan()):
+
+    def too_large(name: str) -> None:
+        found.too_large.append(name)
+        say(_told_too_large(name))
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    of_model = card_model.measure(launcher, config or ChatGLMConfig(), device, plan or Plan(), too_large)
+    for rate, first in of_model:
         found.rates.append(rate)
+        if device.type == "cuda" and rate.subject == SUBJECTS[0]:
+            found.memory = torch.cuda.max_memory_allocated(device)
         if first is not None:
             found.first_tokens[f"{rate.subject}, {rate.name}"] = first
         say("  ".join(_rate(rate).values()))
@@ -128,7 +144,11 @@ def planned() -> Iterator[str]:
         for tokens in plan.prompts:
             yield f"{subject}: prompt of {tokens}, and its first token"
     yield from _TARGETS
-    yield "most memory taken"
+    yield f"most memory taken by {SUBJECTS[0]}"
+
+
+def _told_too_large(name: str) -> str:
+    return f"- {name}: the card has no room for it, or for more of it than the table has"
 
 
 def _cell(cell: Cell) -> dict[str, str]:

@@ -177,18 +177,30 @@ class Subject:
 
 
 def measure(
-    launcher: Launcher, config: ChatGLMConfig, device: torch.device, plan: Plan
+    launcher: Launcher,
+    config: ChatGLMConfig,
+    device: torch.device,
+    plan: Plan,
+    too_large: Callable[[str], None],
 ) -> Iterator[tuple[Rate, float | None]]:
-    """Every subject after the other, so that only one's weights are there; with prompts, time to a token."""
+    """Every subject after the other, so that only one's weights are there; with prompts, time to a token.
+
+    too_large: is told which subject the card has no room for (any more); the others are measured still.
+    """
     for name in plan.subjects:
-        subject = Subject(name, launcher, config, device)
-        for batch in plan.batches:
-            yield subject.decode(batch, plan), None
-        for tokens in plan.prompts:
-            yield subject.prefill(tokens, plan)
-        del subject
+        try:
+            yield from _of_subject(Subject(name, launcher, config, device), plan)
+        except torch.OutOfMemoryError:
+            too_large(name)
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _of_subject(subject: Subject, plan: Plan) -> Iterator[tuple[Rate, float | None]]:
+    for batch in plan.batches:
+        yield subject.decode(batch, plan), None
+    for tokens in plan.prompts:
+        yield subject.prefill(tokens, plan)
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

@@ -77,7 +77,6 @@ def bench_gpu(
     launcher = open_cuda(device)
     found = Findings(launcher.name, launcher.driver)
     measure(found, launcher, device, CardTimer(), lambda line: typer.echo(line, err=True))
-    found.memory = torch.cuda.max_memory_allocated(device)
     for line in found.lines():
         typer.echo(line)
     if json is not None:

@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 VARIABLE = "GLMBOT_CUDA_CACHE"
 MOST = 64
 """Files that are kept; those not used for longest go first."""
+_ENDING = ".cubin"
+_PARTIAL = ".glmbot-"
 _FORMAT = b"glmbot cubin 1\n"
 
 
@@ -37,7 +39,8 @@ class CubinCache:
     """One file for each key: a line that says what it is, its digest, then names and cubin.
 
     Files appear whole or not at all, whoever else writes them; one that is damaged counts as missing. Where
-    the folder cannot be written this is said once, and kernels are compiled at every start.
+    the folder cannot be written this is said once, and kernels are compiled at every start. Whatever else
+    lies there is left alone: the folder may be one that somebody named.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +49,7 @@ class CubinCache:
 
     def get(self, key: str) -> Compiled | None:
         """What was kept under a key."""
-        file = self.folder / key
+        file = self._file(key)
         try:
             content = file.read_bytes()
             with suppress(OSError):  # when it was used last; a folder that is read only does not mind
@@ -66,11 +69,12 @@ class CubinCache:
         content = _FORMAT + hashlib.sha256(body).hexdigest().encode() + body
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, partial = tempfile.mkstemp(dir=self.folder, prefix=".partial-")
+            descriptor, partial = tempfile.mkstemp(dir=self.folder, prefix=_PARTIAL, suffix=_ENDING)
             try:
                 with os.fdopen(descriptor, "wb") as stream:
                     stream.write(content)
-                os.replace(partial, self.folder / key)
+                os.chmod(partial, 0o644)  # who shares the folder would compile over and over else
+                os.replace(partial, self._file(key))
             except BaseException:
                 with suppress(OSError):
                     os.unlink(partial)
@@ -86,9 +90,12 @@ class CubinCache:
                     remedy=f"make it writable, or name another in {VARIABLE}",
                 )
 
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}{_ENDING}"
+
     def _forget_oldest(self) -> None:
         files = list[tuple[float, Path]]()
-        for file in self.folder.iterdir():
+        for file in self.folder.glob(f"*{_ENDING}"):
             with suppress(OSError):  # another process may have been faster
                 files.append((file.stat().st_mtime, file))
         for _, file in sorted(files)[:-MOST]:

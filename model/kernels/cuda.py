@@ -186,7 +186,11 @@ def open_cuda(device: torch.device) -> CudaKernels:
     if not torch.cuda.is_available():
         remedy = "install PyTorch for CUDA and a driver that is new enough for it"
         raise NoKernels("PyTorch finds no card", remedy=remedy)
-    torch.cuda.synchronize(device)  # now its context is the current one of this thread
+    try:
+        torch.cuda.synchronize(device)  # now its context is the current one of this thread
+    except RuntimeError as error:
+        problem = f"the card cannot be used: {str(error).partition(chr(10))[0]}"
+        raise NoKernels(problem, remedy="see that nvidia-smi works and no other program keeps it") from error
     index = torch.cuda.current_device() if device.index is None else device.index
     properties = torch.cuda.get_device_properties(index)
     arch = properties.major * 10 + properties.minor

@@ -113,8 +113,8 @@ class Driver:
         name, text = c_char_p(), c_char_p()
         self._c.cuGetErrorName(result, byref(name))
         self._c.cuGetErrorString(result, byref(text))
-        told = " ".join((value.value or b"").decode() for value in (name, text)) or f"error {result}"
+        told = " ".join(value.value.decode() for value in (name, text) if value.value) or f"error {result}"
         remedy = _REMEDIES.get(
             result, "see that nvidia-smi works; with model.device cpu the card is not used"
         )
-        raise ModelError(f"{problem}: {told.strip()}", remedy=remedy)
+        raise ModelError(f"{problem}: {told}", remedy=remedy)

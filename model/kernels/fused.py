@@ -222,7 +222,8 @@ class Fused:
 
     def _kernels(self, weights: Weights, storage: Storage) -> Iterator[str]:
         yield from ("layer_norm", "attn_combine", "add_bias<false>", "add_bias<true>", "sample")
-        yield from (f"rope_kv<{_STORAGES[storage]}>", f"attn_decode<{_STORAGES[storage]}>")
+        if storage in _STORAGES:
+            yield from (f"rope_kv<{_STORAGES[storage]}>", f"attn_decode<{_STORAGES[storage]}>")
         if isinstance(weights.word_embeddings, MmaWeight):
             yield from self._linear.head_kernels()
         for block in weights.blocks:

@@ -35,7 +35,7 @@ class Launcher(Protocol):
         ...
 
     def launch(self, kernel: str, grid: Grid, block: int, *arguments: Argument, shared: int = 0) -> None:
-        """Start a kernel, named as in C++ with its template arguments: "w4_linear<64, 1, 4>".
+        """Start a kernel, named as in C++ with its template arguments: "linear_sums<4, false, false, 1, 3>".
 
         block: threads of a block; shared: bytes of dynamic shared memory. Where a program of the stream is
         being captured into a graph, it becomes a node of that. Raises ModelError where it cannot be started.

@@ -17,9 +17,8 @@ from pathlib import Path
 from model.types import ModelError
 
 _SUCCESS, _COMPILATION = 0, 6
-_PATTERNS = (
-    ("libnvrtc.so.[0-9]*", "libnvrtc.so") if sys.platform != "win32" else ("nvrtc64_*_0.dll",)
-)  # not nvrtc64_*_0.alt.dll
+_PATTERNS = ("nvrtc64_*_0.dll",) if sys.platform == "win32" else ("libnvrtc.so.[0-9]*", "libnvrtc.so")
+"""Windows also has nvrtc64_*_0.alt.dll, another compiler."""
 _BUILTINS = "nvrtc-builtins64_*[0-9].dll" if sys.platform == "win32" else "libnvrtc-builtins.so.*"
 _FUNCTIONS = {
     "nvrtcVersion": (POINTER(c_int), POINTER(c_int)),
@@ -59,10 +58,8 @@ class Nvrtc:
     def __init__(self, file: Path) -> None:
         """Raises OSError where it cannot be loaded, AttributeError where it is too old."""
         self.file = file
-        for builtins in sorted(
-            file.parent.glob(_BUILTINS)
-        ):  # opened by its name alone, which loaders look for
-            ctypes.CDLL(str(builtins))
+        for builtins in sorted(file.parent.glob(_BUILTINS)):
+            ctypes.CDLL(str(builtins))  # NVRTC asks for it by its name alone, and finds it where it is loaded
         self._c = ctypes.CDLL(str(file))
         for name, types in _FUNCTIONS.items():
             function = getattr(self._c, name)

@@ -34,7 +34,7 @@ _MANY = 2**31 - 1
 def parameters(params: GenerationParams, drawn: float, slot: int = -1) -> Row:
     """What an element of an array of ROW is set to: rows[i] = parameters(...).
 
-    drawn: the next `Sampler.draw()` of the row's sequence.
+    drawn: the next number of the row's sequence (`Sampler.peek`).
     """
     top_k = TOP_K if params.top_k is None else params.top_k
     return (

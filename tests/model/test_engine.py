@@ -167,6 +167,26 @@ async def test_where_no_new_worker_can_be_made_everybody_is_told() -> None:
     await engine.close()
 
 
+async def test_where_the_device_is_lost_nobody_is_let_in_any_more() -> None:
+    """All would fail alike: whoever watches the bot shall see it, and start it anew."""
+    stub = Stub()
+
+    def lost(what: str, names: list[int]) -> None:
+        stub.problem = "the card fell off"
+        raise RuntimeError("CUDA error: unknown error")
+
+    stub.before = lost
+    engine = Engine(stub, replace(ROOMY, answering=1))
+    jobs = [engine.ask(prompt(name), user="u") for name in (1, 2)]
+    for job in jobs:
+        [error] = await hear_out(job)
+        assert isinstance(error, ModelError)
+    await until(lambda: engine.problem == "the card fell off")
+    with pytest.raises(ModelError, match="fell off; restart the bot"):
+        engine.ask(prompt(3), user="u")
+    await engine.close()
+
+
 class Watched(Clock):
     """Counts how often the watchdog looks at it."""
 

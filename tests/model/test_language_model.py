@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from structlog.testing import capture_logs
 
 import model
 from model.convert import convert
+from model.kernels.choice import Choice
+from model.kernels.fused import Fused
+from model.kernels.launcher import Argument, Grid
+from model.language_model import choose_device
 from model.prompt import build_inputs, format_chat, process_response
 from model.random_model import make_random
 from model.types import Delta, GenerationParams, ModelError, Turn
@@ -346,4 +350,39 @@ def test_an_absent_device_is_refused() -> None:
         pytest.skip("this machine has one")
     with pytest.raises(ModelError, match="'cuda'") as caught:
         model.load(VECTORS, device="cuda")
-    assert caught.value.remedy
+    assert "set model.device to auto or cpu" in str(caught.value)
+
+
+class Card:
+    """A `Launcher` that launches nothing."""
+
+    name, arch, multiprocessors = "a card", 86, 4
+
+    def __init__(self) -> None:
+        self.prepared = set[str]()
+
+    def prepare(self, kernels: Iterable[str]) -> None:
+        self.prepared.update(kernels)
+
+    def launch(self, kernel: str, grid: Grid, block: int, *arguments: Argument, shared: int = 0) -> None:
+        raise AssertionError(kernel)
+
+
+def test_kernels_are_compiled_while_the_model_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Card()
+    chosen = Choice(Fused(card, torch.device("cpu")))
+    monkeypatch.setattr("model.language_model.choose", lambda *_, **__: chosen)
+    model.load(folder, device="cpu", dtype="float16", kv_cache="int4")
+    assert {"sample", "layer_norm", "rope_kv<2>", "attn_decode<2>"} <= card.prepared
+
+
+@pytest.mark.parametrize(("built_for", "lacks"), [(None, "PyTorch for CUDA"), ("13.0", "a driver")])
+def test_what_a_card_lacks_is_told(
+    monkeypatch: pytest.MonkeyPatch, built_for: str | None, lacks: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    with pytest.raises(ModelError, match=f"install {lacks}"):
+        choose_device("cuda")

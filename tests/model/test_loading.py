@@ -229,3 +229,22 @@ def test_tiles_are_put_into_rows_where_nothing_reads_tiles(packed: dict[Layout, 
     tables = [load_weights(packed[layout])[1].word_embeddings for layout in packed]
     assert all(isinstance(table, QuantizedWeight) for table in tables)
     assert len({bytes(table.packed.numpy()) for table in tables if isinstance(table, QuantizedWeight)}) == 1
+
+
+def no_room(*_: object, **__: object) -> Matrix:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize("layout", ["rows", "tiles16", "mma16"])
+def test_a_device_that_fills_up_meanwhile(packed: dict[Layout, Path], layout: Layout) -> None:
+    file = packed[layout]
+    with pytest.raises(ModelError, match="no room on the device; close") as caught:
+        load_weights(file, device=torch.device("meta"), prepare=no_room)
+    assert caught.value.tensor == "transformer.word_embeddings.weight"
+
+
+def test_a_device_without_the_room_to_quantise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.loading.quantize_int8", no_room)
+    with pytest.raises(ModelError, match="no room on the device; close") as caught:
+        load_weights(DATA / "model.safetensors", device=torch.device("meta"))
+    assert caught.value.tensor == "transformer.word_embeddings.weight"

@@ -280,6 +280,15 @@ def test_this_machine_has_memory() -> None:
     assert free is None or free > 1 << 20
 
 
+def test_a_card_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(device: torch.device) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", busy)
+    with pytest.raises(ModelError, match=r"are busy or unavailable; .*nvidia-smi"):
+        memory.available(torch.device("cuda"))
+
+
 def test_system_without_groups(tmp_path: Path) -> None:
     system(tmp_path, 8)
     assert memory.available(CPU, root=tmp_path) == 8 << 30

@@ -28,7 +28,7 @@ from model.language_model import LanguageModel, load
 from model.prefix import Prefix
 from model.random_model import make_random
 from model.reading import Reading
-from model.runner import Answer, ChatGLMRunner, Prompt
+from model.runner import Answer, ChatGLMRunner, Prompt, is_out_of_memory
 from model.scheduler import Limits, Stage
 from model.types import GenerationParams, KVType, ModelBusy, ModelError, ModelTimeout
 from tests.model.turns import Clock, Turns, heard
@@ -360,3 +360,39 @@ def test_a_cache_that_the_system_has_no_memory_for_is_refused_with_what_to_do(pl
     with pytest.raises(ModelError, match=r"no memory for 1099511627776 pages") as refused:
         ChatGLMRunner.of(plain, 1 << 40)
     assert "model.memory" in refused.value.remedy
+
+
+def test_a_lost_card_is_told_and_a_stuck_one_not_waited_for(
+    plain: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open the card's kernels anew would wait for all that it has begun, and for ever."""
+    runner = new_runner(plain)
+    assert not runner.problem
+    monkeypatch.setattr(plain.network, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert not runner.problem
+
+    def lost(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    assert runner.problem.endswith("lost: CUDA error: an illegal memory access was encountered")
+    with pytest.raises(ModelError, match="card"):
+        runner.renew()
+
+
+@pytest.mark.parametrize(
+    ("error", "yes"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (ModelError("sample cannot be launched: CUDA_ERROR_OUT_OF_MEMORY out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_smaller_steps_can_help(error: Exception, yes: bool) -> None:
+    assert is_out_of_memory(error) is yes

@@ -227,3 +227,14 @@ def test_a_penalty_moves_the_greedy_choice() -> None:
 def test_settings_that_mean_nothing_are_refused(params: GenerationParams) -> None:
     with pytest.raises(ModelError, match="set "):
         Sampler(params)
+
+
+def test_a_number_that_was_looked_at_is_drawn_once() -> None:
+    """A step on a card may fail and be made again, there or elsewhere."""
+    params = GenerationParams(seed=7)
+    looked, plain = Sampler(params), Sampler(params)
+    assert looked.peek() == looked.peek() == looked.draw() == plain.draw()
+    looked.peek()
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    assert looked.next(logits) == plain.next(logits)
+    assert looked.peek() == plain.draw()

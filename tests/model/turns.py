@@ -119,6 +119,7 @@ class Stub:
     """
 
     end = 0
+    problem = ""
 
     def __init__(
         self, clock: Clock | None = None, *, slice_seconds: float = 0, step_seconds: float = 0

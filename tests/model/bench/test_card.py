@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from model.bench.card import Findings, measure, planned
 from model.bench.card_kernels import SHAPES, Cell, Scale, once
-from model.bench.card_model import SUBJECTS, Plan, Rate
+from model.bench.card_model import SUBJECTS, Plan, Rate, Subject
 from model.cli import app
 from model.types import ModelError
 from tests.cuda.emulator import COMPILER, Emulator
@@ -33,7 +33,7 @@ def found(request: pytest.FixtureRequest) -> Findings:
         result, emulator, torch.device("cpu"), once, said.append, scale=SMALL,
         config=replace(CONFIG, num_layers=1), plan=PLAN,
     )  # fmt: skip
-    assert len(said) == len(result.cells) + len(result.rates)
+    assert len(said) == len(result.cells) + len(result.rates) + len(result.too_large)
     return result
 
 
@@ -50,6 +50,25 @@ def test_everything_is_measured_and_told(found: Findings, tmp_path: Path) -> Non
     written = json.loads((tmp_path / "out" / "gpu.json").read_text(encoding="utf-8"))
     assert len(written["cells"]) == len(found.cells)
     assert set(written["estimates"]) == {"RTX 3060", "RTX 3090", "RTX 4090", "RTX 5090"}
+
+
+def test_a_way_that_a_card_has_no_room_for_spoils_nothing(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Float16 at 6B wants more than 12 GB: smaller cards are measured too."""
+    decode = Subject.decode
+
+    def full(self: Subject, batch: int, plan: Plan) -> Rate:
+        if self.name == "float16" and batch > 1:
+            raise torch.OutOfMemoryError
+        return decode(self, batch, plan)
+
+    monkeypatch.setattr(Subject, "decode", full)
+    found: Findings = request.getfixturevalue("found")
+    assert found.too_large == ["float16"]
+    assert [rate.name for rate in found.rates if rate.subject == "float16"] == ["batch 1 x 40"]
+    assert {rate.subject for rate in found.rates} == set(SUBJECTS)
+    assert "float16: the card has no room" in "\n".join(found.lines())
 
 
 def test_targets_compare_with_the_bandwidth_and_the_original() -> None:

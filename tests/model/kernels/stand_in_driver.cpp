@@ -26,8 +26,13 @@ const char* stand_in_log() { return log.c_str(); }
 void stand_in_reset() { log.clear(); }
 int cuInit(unsigned) { return fails("cuInit"); }
 int cuDriverGetVersion(int* version) { *version = 13000; return fails("cuDriverGetVersion"); }
-int cuGetErrorName(int, const char** name) { *name = "CUDA_ERROR_STAND_IN"; return 0; }
+int cuGetErrorName(int error, const char** name) {
+  *name = error == 9999 ? nullptr : "CUDA_ERROR_STAND_IN";
+  return error == 9999;
+}
 int cuGetErrorString(int error, const char** text) {
+  *text = nullptr;
+  if (error == 9999) return 1;
   static char told[32];
   std::snprintf(told, sizeof told, "error %d", error);
   *text = told;

@@ -13,10 +13,10 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from model.kernels.cubin_cache import MOST, CubinCache, cache_folder
-from model.kernels.cuda import CudaKernels, Sources, source_folder
+from model.kernels.cubin_cache import CubinCache
+from model.kernels.cuda import CudaKernels, Sources, open_cuda, source_folder
 from model.kernels.driver import Driver
-from model.kernels.nvrtc import Compiled, NoKernels, Nvrtc, open_nvrtc
+from model.kernels.nvrtc import NoKernels, Nvrtc, open_nvrtc
 from model.types import ModelError
 
 try:
@@ -190,23 +190,6 @@ def test_a_folder_that_cannot_be_written_is_told_once(open_kernels: Open, tmp_pa
     launch(kernels, torch.zeros(1))
 
 
-def test_the_cache_is_bounded(tmp_path: Path) -> None:
-    cache = CubinCache(tmp_path)
-    for number in range(MOST + 5):
-        cache.put(str(number), Compiled(b"cubin", {"kernel": "name"}))
-    assert len(list(tmp_path.iterdir())) == MOST
-    assert cache.get(str(MOST + 4)) == Compiled(b"cubin", {"kernel": "name"})
-    assert cache.get("0") is None
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("GLMBOT_CUDA_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("GLMBOT_CUDA_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache_folder() == Path("/somewhere/glmbot/cuda")
-
-
 # -- what can be missing --------------------------------------------------------------------
 
 
@@ -221,6 +204,17 @@ def test_no_driver() -> None:
     with pytest.raises(NoKernels, match="driver was not found") as caught:
         Driver("libno-such-driver.so")
     assert "model.device" in str(caught.value)
+
+
+def test_a_card_that_another_process_keeps(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
+    def busy(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCompile with ...")
+
+    monkeypatch.setattr("model.kernels.cuda.Driver", lambda: Driver(str(library)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", busy)
+    with pytest.raises(NoKernels, match="busy or unavailable; see that nvidia-smi works"):
+        open_cuda(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +239,14 @@ def test_what_the_driver_refuses(
         launch(open_kernels(), torch.zeros(1), shared=90_000)
     assert remedy in str(caught.value)
     assert f"CUDA_ERROR_STAND_IN error {fails.partition('=')[2]}" in str(caught.value)
+
+
+def test_an_error_that_the_driver_has_no_name_for(
+    open_kernels: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FAILS, "cuLaunchKernel=9999")
+    with pytest.raises(ModelError, match="add<3> cannot be launched: error 9999;"):
+        launch(open_kernels(), torch.zeros(1))
 
 
 def test_no_sources(tmp_path: Path) -> None:
