@@ -96,7 +96,7 @@ bench-engine: setup
 # On a card the tests of kernels run on it as well as on the host; without one DRY=1 lists what waits for it.
 bench-gpu: setup
 	@if [ -n "$(DRY)" ]; then \
-	    GLMBOT_LIST_CARD_TESTS=1 $(BIN)/python -m pytest --collect-only -q tests/cuda -k card; \
+	    GLMBOT_LIST_CARD_TESTS=1 $(BIN)/python -m pytest --collect-only -q -m "long or not long" tests/cuda -k card; \
 	    $(BIN)/glmbot model bench-gpu --dry; \
 	else \
 	    mkdir -p bench-results; failed=; \
