@@ -13,7 +13,7 @@ from model.kernels.fused import Fused
 from model.kernels.launcher import Launcher
 from tests.cuda.card import OnCard
 from tests.cuda.emulator import COMPILER, SANITIZERS, SOURCES, Emulator
-from tests.cuda.instances import tested
+from tests.cuda.instances import usual
 
 CARD = ["card"] if torch.cuda.is_available() or os.environ.get("GLMBOT_LIST_CARD_TESTS") else []
 MANY = 200
@@ -34,7 +34,7 @@ def emulator(request: pytest.FixtureRequest) -> Emulator:
     flags = SANITIZERS if os.environ.get("GLMBOT_SIMT_SANITIZE") else ()
     emulator = Emulator(Path(request.config.cache.mkdir("simt")), sources=sources, flags=flags)
     if request.session.testscollected > MANY:
-        emulator.prepare(tested())
+        emulator.prepare(usual())
     return emulator
 
 

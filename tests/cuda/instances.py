@@ -72,7 +72,7 @@ def kernels(arch: int) -> Iterator[str]:
     yield from ("attn_combine", "layer_norm", "add_bias<false>", "add_bias<true>", "sample")
 
 
-def tested() -> Iterator[str]:
+def usual() -> Iterator[str]:
     """Those that the tests on the host use most; others are compiled when they are asked for."""
     linear = MmaLinear(Card(86), torch.device("meta"))
     for scheme in SCHEMES:

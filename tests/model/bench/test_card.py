@@ -16,6 +16,7 @@ from model.bench.card_model import SUBJECTS, Plan, Rate, Subject
 from model.cli import app
 from model.types import ModelError
 from tests.cuda.emulator import COMPILER, Emulator
+from tests.cuda.instances import usual
 from tests.cuda.networks import CONFIG
 
 SMALL = Scale({"small": (128, 256)}, 320, 2, (1, 16), (1, 2), (40, 300), 1 << 16)
@@ -27,6 +28,7 @@ def found(request: pytest.FixtureRequest) -> Findings:
     if COMPILER is None:
         pytest.skip("no g++: kernels cannot run on the host")
     emulator = Emulator(Path(request.config.cache.mkdir("simt")))
+    emulator.prepare(usual())
     result = Findings("a card", "13.0")
     said = list[str]()
     measure(
