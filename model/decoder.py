@@ -15,10 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import structlog
 import torch
-from torch import Tensor
 
 from model.chatglm import ALPHA, ChatGLM
-from model.kernels.fused import PART, Fused, takes_pages
+from model.kernels.fused import PART, FixedRows, Fused, takes_pages
 from model.kernels.mma_linear import ROWS
 from model.kernels.sample import ROW, Row, parameters
 from model.kv_cache import KVCache, KVPages, page_count
@@ -71,17 +70,6 @@ class Inputs:
         """Copy to the device, in its stream."""
         if self._device is not self._host:
             self._device.copy_(self._host, non_blocking=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """A step's rows as kernels take them (`kernels.fused.PagedRows`)."""
-
-    pages: KVPages
-    slots: Tensor
-    tables: Tensor
-    rows: Tensor
-    longest: int
 
 
 class Decoder:
@@ -225,7 +213,7 @@ class Decoder:
         if not network.config.position_encoding_2d:
             places = places[:, :1]
         tables = self._cos[places], self._sin[places]
-        rows = _Rows(
+        rows = FixedRows(
             self._pages,
             inputs.device_slots[:size],
             inputs.device_tables,

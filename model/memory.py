@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from model.config import ChatGLMConfig
-from model.kernels.mma_linear import EXPANDED
+from model.kernels.mma_linear import EXPANDED, ROWS
 from model.kv_cache import PAGE, Storage, page_bytes, page_count
 from model.packed import Scheme, tensor_specs
 from model.sizes import size_text
@@ -22,8 +22,6 @@ RESERVED = 6
 the last byte is taken it is the whole process that ends, not one request."""
 BATCH = 32
 """Answers in a step: more would make each of them wait longer, and all of them together no faster."""
-CARD_BATCH = 64
-"""The same on a graphics card, which has no more to read for them (`kernels.mma_linear.ROWS`)."""
 STEP = 256
 """Tokens by which a context is shortened in search of what fits."""
 CUDA_BYTES = 750_000_000
@@ -107,8 +105,8 @@ class Budget:
 
     @property
     def batch(self) -> int:
-        """Answers in a step at most; floats of 16 bits are a card's."""
-        return CARD_BATCH if self.dtype == torch.float16 else BATCH
+        """Answers in a step at most; floats of 16 bits are a card's, which has no more to read for many."""
+        return ROWS if self.dtype == torch.float16 else BATCH
 
     def whole(self, storage: Storage, context: int, users: int) -> MemoryPlan:
         """With pages for all users, whether they fit or not."""

@@ -45,11 +45,6 @@ class MmaWeight:
     scale: Tensor
     zero: Tensor | None = None
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in)."""
-        return self.out_features, self.in_features
-
     def rows(self, start: int, end: int) -> QuantizedWeight:
         """The rows [start, end) in rows."""
         first, last = start // ROWS, -(-end // ROWS)

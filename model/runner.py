@@ -270,7 +270,6 @@ class ChatGLMRunner:
         operations = network.operations
         if not isinstance(operations, Fused) or not Decoder.fits(network, self.pages):
             return None
-        operations.prepare_kernels(network.weights, self._storage)
         longest = self._context + max((prefix.length for prefix in self._prefixes.values()), default=0)
         return Decoder(network, operations, self.pages, limit=self._vocabulary, longest=longest)
 

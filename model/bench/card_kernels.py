@@ -9,13 +9,13 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from model.kernels.fused import HEAD_SIZE, Fused
+from model.bench.random_weights import OF_CODES
+from model.kernels.fused import HEAD_SIZE, FixedRows, Fused
 from model.kernels.launcher import Launcher
 from model.kernels.mma_linear import MmaLinear
 from model.kernels.sample import ROW, parameters
-from model.kv_cache import PAGE, KVPages, Storage, page_count
+from model.kv_cache import PAGE, KVPages, Storage, page_bytes, page_count
 from model.mma_tiles import MmaWeight, shapes
 from model.types import GenerationParams
 
@@ -25,7 +25,7 @@ SHAPES = {
     "dense_h_to_4h": (16_384, 4_096),
     "dense_4h_to_h": (4_096, 16_384),
 }
-VOCABULARY, HIDDEN, HEADS = 130_528, 4_096, 32
+VOCABULARY, HEADS = 130_528, 32
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 SEQUENCES = (1, 8, 32, 64)
 CONTEXTS = (128, 512, 1024, 2048)
@@ -180,17 +180,6 @@ def _head(linear: MmaLinear, timer: Timer, scale: Scale, device: torch.device, r
     return Cell(f"head, {rows} rows", seconds, _nbytes(weights[0]) + x.nbytes + logits, least_share=least)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """`kernels.fused.PagedRows` of sequences that have read all but one of their tokens."""
-
-    pages: KVPages
-    slots: Tensor
-    tables: Tensor
-    rows: Tensor
-    longest: int
-
-
 def _attention(
     fused: Fused,
     timer: Timer,
@@ -201,8 +190,7 @@ def _attention(
     tokens: int,
 ) -> Cell:
     each = page_count(tokens)
-    number = {"float16": 256, "int8": 130, "int4": 68, "float32": 512}[storage]
-    nbytes = 2 * sequences * tokens * scale.heads * number
+    nbytes = sequences * tokens * page_bytes(1, scale.heads, HEAD_SIZE, storage) // PAGE
     layers = max(1, min(28, scale.beyond_cache // nbytes))
     pages = KVPages(
         sequences * each,
@@ -212,12 +200,10 @@ def _attention(
         storage=storage,
         device=device,
     )
-    for tensor in (pages.data, pages.scale, pages.zero):
-        if tensor is not None:
-            tensor.zero_()
+    clear(pages)
     tables = torch.randperm(sequences * each, device=device).int()  # pages lie anywhere
     rows = torch.tensor([(row * each, tokens) for row in range(sequences)], dtype=torch.int32, device=device)
-    batch = _Rows(pages, torch.zeros(sequences, dtype=torch.int64, device=device), tables, rows, tokens)
+    batch = FixedRows(pages, torch.zeros(sequences, dtype=torch.int64, device=device), tables, rows, tokens)
     query = torch.randn(sequences, scale.heads, HEAD_SIZE, device=device).half()
     seconds = timer(lambda: [fused.attend(query, batch, layer) for layer in range(layers)]) / layers
     least = 0.75 if sequences * tokens >= 32 * PAGE * 32 else None  # less is over before a card is at work
@@ -235,12 +221,19 @@ def _sample(fused: Fused, timer: Timer, scale: Scale, device: torch.device) -> C
     return Cell(f"sample, {SAMPLED} rows", seconds, 0, most_seconds=60e-6)
 
 
+def clear(pages: KVPages) -> None:
+    """Zeros, where anything might lie that is no number."""
+    for tensor in (pages.data, pages.scale, pages.zero):
+        if tensor is not None:
+            tensor.zero_()
+
+
 def random_mma(bits: int, group: int, out: int, columns: int, device: torch.device) -> MmaWeight:
     """Any integers, with scales that keep outputs near 1."""
     kind: Literal[4, 8] = 4 if bits == 4 else 8
     packed, scale = shapes(kind, group, out, columns)
     codes = torch.randint(0, 256, packed, dtype=torch.uint8, device=device)
-    factor = 1.0 / columns**0.5 / {4: 4.6, 8: 73.9}[kind]
+    factor = 1.0 / columns**0.5 / OF_CODES[kind]
     return MmaWeight(
         kind, group, out, columns, codes, torch.full(scale, factor, dtype=torch.float16, device=device)
     )

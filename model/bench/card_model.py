@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.bench.card_kernels import random_mma
+from model.bench.card_kernels import clear, random_mma
 from model.chatglm import ChatGLM
 from model.config import ChatGLMConfig
 from model.decoder import Decoder, Step
@@ -125,9 +125,7 @@ class Subject:
         """Steps of answers with `plan.context` tokens each, none of which share pages."""
         network, context, steps = self._network, plan.context, plan.steps
         pages = network.new_pages(batch * page_count(context + steps), self._storage(plan))
-        for tensor in (pages.data, pages.scale, pages.zero):
-            if tensor is not None:
-                tensor.zero_()
+        clear(pages)
         caches = [KVCache(pages) for _ in range(batch)]
         for cache in caches:
             cache.reserve(context + steps)

@@ -17,7 +17,7 @@ from model.packed_writer import PackedWriter, Plan
 from model.tensor_file import TensorInfo
 
 _LOGIT_STD = 4.0
-_OF_CODES = {4: 4.6, 8: 73.9}
+OF_CODES = {4: 4.6, 8: 73.9}
 """Standard deviations of integers that are all equally likely."""
 
 
@@ -53,7 +53,7 @@ def write(folder: Path, config: ChatGLMConfig) -> Path:
             for name, info in tensors.items():
                 bits = scheme.of(parameter, 1)[0] or 4
                 columns = config.inner_hidden_size if "4h_to_h" in name else config.hidden_size
-                scale = std / columns**0.5 / _OF_CODES[bits]
+                scale = std / columns**0.5 / OF_CODES[bits]
                 writer.write(name, _values(name, info, scale, draws))
             writer.complete(parameter)
         writer.finish()

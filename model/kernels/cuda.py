@@ -12,18 +12,17 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import addressof, c_float, c_int32, c_void_p
+from ctypes import addressof, c_void_p
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
 import structlog
 import torch
-from torch import Tensor
 
 from model.kernels.cubin_cache import CubinCache, cache_folder
 from model.kernels.driver import Driver
-from model.kernels.launcher import Argument, Grid
+from model.kernels.launcher import Argument, Grid, c_value
 from model.kernels.nvrtc import Compiled, NoKernels, Nvrtc, open_nvrtc
 from model.types import ModelError
 
@@ -151,7 +150,7 @@ class CudaKernels:
         if shared > _FREE_SHARED and self._shared.get(kernel, 0) < shared:
             self._driver.allow_shared(function, shared)
             self._shared[kernel] = shared
-        values = [_value(argument) for argument in arguments]
+        values = [c_value(argument) for argument in arguments]
         addresses = (c_void_p * len(values))(*map(addressof, values))
         self._driver.launch(function, grid, block, shared, self._stream(), addresses, kernel)
 
@@ -208,15 +207,3 @@ def open_cuda(device: torch.device) -> CudaKernels:
     except ModelError as error:
         raise NoKernels(error.problem, remedy=error.remedy) from error
     return kernels
-
-
-def _value(argument: Argument) -> c_void_p | c_int32 | c_float:
-    if argument is None or isinstance(argument, Tensor):
-        if argument is not None and not argument.is_contiguous():
-            raise ValueError("kernels take contiguous tensors only")
-        return c_void_p(None if argument is None else argument.data_ptr())
-    if isinstance(argument, int):
-        if not -(2**31) <= argument < 2**31:
-            raise OverflowError(f"{argument} is no 32-bit integer")
-        return c_int32(argument)
-    return c_float(argument)

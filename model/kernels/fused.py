@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -47,6 +48,17 @@ class PagedRows(Protocol):
 
     @property
     def longest(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedRows:
+    """`PagedRows` whose tensors stay where they are, whatever is written into them."""
+
+    pages: KVPages
+    slots: Tensor
+    tables: Tensor
+    rows: Tensor
+    longest: int
 
 
 class Fused:

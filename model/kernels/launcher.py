@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ctypes import c_float, c_int32, c_void_p
 from typing import Protocol, TypeAlias
 
 from torch import Tensor
@@ -41,3 +42,16 @@ class Launcher(Protocol):
         being captured into a graph, it becomes a node of that. Raises ModelError where it cannot be started.
         """
         ...
+
+
+def c_value(argument: Argument) -> c_void_p | c_int32 | c_float:
+    """What stands for an argument in memory. Raises OverflowError, and ValueError for a tensor with gaps."""
+    if argument is None or isinstance(argument, Tensor):
+        if argument is not None and not argument.is_contiguous():
+            raise ValueError("kernels take contiguous tensors only")
+        return c_void_p(None if argument is None else argument.data_ptr())
+    if isinstance(argument, int):
+        if not -(2**31) <= argument < 2**31:
+            raise OverflowError(f"{argument} is no 32-bit integer")
+        return c_int32(argument)
+    return c_float(argument)

@@ -45,11 +45,10 @@ class NoKernels(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A cubin, the names of its kernels in it by their names in C++, and what the compiler had to say."""
+    """A cubin, and the names of its kernels in it by their names in C++."""
 
     cubin: bytes
     names: dict[str, str]
-    log: str = ""
 
 
 class Nvrtc:
@@ -105,12 +104,12 @@ class Nvrtc:
                 self._check(self._c.nvrtcAddNameExpression(program, kernel.encode()))
             flags = _strings([f"--gpu-architecture=sm_{arch}", *options])
             result = self._c.nvrtcCompileProgram(program, len(flags), flags)
-            log = self._read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
             if result == _COMPILATION:
+                log = self._read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
                 raise ModelError(f"{name} does not compile for sm_{arch}:\n{log.strip()}")
             self._check(result)
             lowered = {kernel: self._lowered(program, kernel) for kernel in kernels}
-            return Compiled(self._read(program, "CUBIN"), lowered, log)
+            return Compiled(self._read(program, "CUBIN"), lowered)
         finally:
             self._c.nvrtcDestroyProgram(byref(program))
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from model.kernels.launcher import Argument, Grid
+from model.kernels.cuda import Sources
+from model.kernels.launcher import Argument, Grid, c_value
 
 SOURCES = Path(__file__).parents[2] / "cuda"
 FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror")
@@ -90,9 +91,9 @@ class Emulator:
 
     def prepare(self, kernels: Iterable[str]) -> None:
         """Compile what is missing, some kernels of a source at a time, on all cores."""
-        missing = defaultdict[Path, list[str]](list)
+        missing, found = defaultdict[Path, list[str]](list), Sources(self.sources)
         for kernel in sorted(set(kernels) - self._found.keys()):
-            missing[self._source(kernel)].append(kernel)
+            missing[self.sources / found.file_of(kernel)].append(kernel)
         parts = [
             (source, names[i : i + AT_ONCE])
             for source, names in missing.items()
@@ -108,7 +109,7 @@ class Emulator:
         if kernel not in self._found:
             self.prepare([kernel])
         library, index = self._found[kernel]
-        values = [_value(argument) for argument in arguments]
+        values = [c_value(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
         ranges = (_Range * len(tensors))(*((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors))
@@ -127,13 +128,6 @@ class Emulator:
             yield self.counts
         finally:
             self.counts = before
-
-    def _source(self, kernel: str) -> Path:
-        name = kernel.partition("<")[0]
-        for source in sorted(self.sources.glob("*.cu")):
-            if f" {name}(" in source.read_text(encoding="utf-8"):
-                return source
-        raise SimtError(f"no source has the kernel {name}")
 
     def _compile(self, source: Path, kernels: list[str]) -> tuple[ctypes.CDLL, list[str]]:
         entries = ",\n".join(f"  SIMT_ENTRY({kernel})" for kernel in kernels)
@@ -159,10 +153,3 @@ class Emulator:
         opened.simt_launch.restype = ctypes.c_char_p
         opened.simt_launch.argtypes = [ctypes.c_int, ctypes.POINTER(_Launch), ctypes.POINTER(Counts)]
         return opened, kernels
-
-
-def _value(argument: Argument) -> ctypes._SimpleCData[object]:
-    if argument is None or isinstance(argument, torch.Tensor):
-        assert argument is None or argument.is_contiguous()
-        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
-    return ctypes.c_int(argument) if isinstance(argument, int) else ctypes.c_float(argument)

@@ -12,23 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from model.kernels.fused import Fused
+from model.bench.card_kernels import HEADS, SHAPES, VOCABULARY, random_mma
+from model.kernels.fused import HEAD_SIZE, Fused
 from model.kernels.mma_linear import MmaLinear
-from model.kv_cache import KVBatch, KVCache, KVPages, Storage
-from model.mma_tiles import MmaWeight, to_mma
-from model.quantize import QuantizedWeight
+from model.kv_cache import PAGE, KVBatch, KVCache, KVPages, Storage, page_bytes
 from tests.cuda.emulator import Counts, Emulator
 
 CPU = torch.device("cpu")
-SHAPES = {
-    "query_key_value": (12_288, 4_096),
-    "dense": (4_096, 4_096),
-    "dense_h_to_4h": (16_384, 4_096),
-    "dense_4h_to_h": (4_096, 16_384),
-}
-VOCABULARY = 130_528
-LAYERS, HEADS = 28, 32
-ROWS = (1, 8, 16, 32, 64)
+LAYERS = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +73,14 @@ def instructions(counts: Counts) -> float:
     return (alone + counts.shuffle + counts.barrier + counts.atomic + memory) / 32
 
 
-def random_matrix(bits: int, out: int, columns: int) -> MmaWeight:
-    """INT4 in groups of 64, or INT8 of one scale a row."""
-    group = 64 if bits == 4 else columns
-    packed = torch.randint(0, 256, (out, columns * bits // 8), dtype=torch.uint8)
-    scale = torch.full((out, columns // group), 0.01).half()
-    return to_mma(
-        QuantizedWeight(
-            4 if bits == 4 else 8, group, columns, packed if bits == 4 else packed.view(torch.int8), scale
-        )
-    )
-
-
 def linear_work(emulator: Emulator, name: str, rows: int) -> tuple[Work, Counts]:
     """One matrix for some rows, and what two blocks of outputs did."""
     bits = 8 if name == "head" else 4
     out, columns = (VOCABULARY, 4096) if name == "head" else SHAPES[name]
-    weight, x = random_matrix(bits, 128, columns), torch.randn(rows, columns).half()
+    weight, x = (
+        random_mma(bits, 64 if bits == 4 else columns, 128, columns, CPU),
+        torch.randn(rows, columns).half(),
+    )
     with emulator.counted() as counted:
         if name == "head":
             MmaLinear(emulator, CPU).logits(x, weight)
@@ -120,8 +102,8 @@ def attention_work(emulator: Emulator, storage: Storage, rows: int, tokens: int)
     with emulator.counted() as counted:
         Fused(emulator, CPU).attention(torch.randn(1, 1, 128).half(), KVBatch([cache], [1]), 0)
     (counts,) = [counts for kernel, counts in counted.items() if kernel.startswith("attn_decode")]
-    read = {"float16": 256, "int8": 130, "int4": 68, "float32": 512}[storage] * 2 * tokens
-    return Work(f"attention, {storage}", read * HEADS * rows, 0, instructions(counts) * HEADS * rows), counts
+    read = tokens * page_bytes(1, HEADS, HEAD_SIZE, storage) // PAGE
+    return Work(f"attention, {storage}", read * rows, 0, instructions(counts) * HEADS * rows), counts
 
 
 def step_work(emulator: Emulator, rows: int, tokens: int, storage: Storage) -> Iterator[tuple[int, Work]]:

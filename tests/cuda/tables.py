@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from model.bench.card_kernels import SHAPES
 from model.kv_cache import Storage
 from tests.cuda.compiled import compiled, count
 from tests.cuda.emulator import Emulator
 from tests.cuda.instances import ARCHS, occupancy, plan
 from tests.cuda.roofline import (
     MACHINES,
-    ROWS,
-    SHAPES,
     Machine,
     Work,
     attention_work,
@@ -47,6 +46,7 @@ _SHOWN = {
 }
 _STORAGES: tuple[Storage, ...] = ("float16", "int8", "int4")
 _CONTEXT = 512
+_ROWS = (1, 16, 64)
 _STEPS = (1, 8, 16, 32, 50)
 
 
@@ -100,7 +100,7 @@ def _on_turing(kernel: str) -> str:
 
 def _launches() -> Iterator[tuple[str, int]]:
     for name in (*SHAPES, "head"):
-        yield from ((name, rows) for rows in ROWS if rows in (1, 16, 64))
+        yield from ((name, rows) for rows in _ROWS)
 
 
 def _work_row(name: str, work: Work) -> list[str]:
